@@ -1,0 +1,32 @@
+# `make repro` and `make test` each are complete on their own in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev
+ifeq ($(shell uname -sm),Linux x86_64)
+EXTRAS := dev,rtx
+endif
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test results bench
+
+repro: $(VENV)/installed
+	python -m pipeline.check
+	dvc repro
+
+test: $(VENV)/installed
+	ruff check
+	ruff format --check
+	mypy
+	pytest
+
+results: repro
+	python -m pipeline.results
+
+bench: $(VENV)/installed
+	python -m benchmarks.training
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@

@@ -1,0 +1,9 @@
+"""The one exception that people are meant to read."""
+
+
+class Refused(Exception):
+    """Something that cannot be used: a file, a value, a graph, a machine.
+
+    The message names the thing, what came, what was expected, and the fix.
+    Stages print it alone, without a traceback.
+    """

@@ -1,0 +1,113 @@
+"""Every target a bundle can have on a host: how it is opened, or why it cannot be measured here.
+
+A target is runtime x precision x device. The row of a target that is absent stays in the table, with its reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.contract import Bundle
+from deploy.engine import load_tensorrt, open_engine
+from deploy.errors import Refused
+from deploy.files import sha256
+from deploy.run import Run
+from deploy.runtimes import open_onnxruntime
+
+RTX_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")  # RTX 30, 40 and 50: what RTX builds for with no GPU here
+GRAPHS = {  # runtime -> precision in the target's name -> precision of the graph
+    "onnxruntime-cpu": {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"},
+    "onnxruntime-cuda": {"fp32": "fp32", "fp16": "fp16", "int8": "int8-tensorrt"},
+    "tensorrt": {"fp32": "fp32", "fp16": "fp16", "int8": "int8-tensorrt"},
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """``precision`` is the graph's; ``files`` are what is run (graph or engine); ``reason`` is empty if it can open."""
+
+    name: str
+    precision: str
+    files: dict[str, Path]
+    open: Callable[[], dict[str, Run]]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """An engine to be built: ``module`` is TensorRT or TensorRT-RTX, ``compute_capability`` the GPU it is for."""
+
+    name: str
+    module: str
+    precision: str
+    compute_capability: str | None
+
+
+def engine_targets() -> list[EngineTarget]:
+    """All engines that this version of Plumbline builds, wherever they can run."""
+    rows = [EngineTarget(f"tensorrt-{name}", "tensorrt", graph, None) for name, graph in GRAPHS["tensorrt"].items()]
+    for capability in RTX_COMPUTE_CAPABILITIES:
+        device = "sm" + capability.replace(".", "")
+        for name, graph in GRAPHS["tensorrt"].items():
+            rows.append(EngineTarget(f"tensorrt-rtx-{device}-{name}", "tensorrt_rtx", graph, capability))
+    return rows
+
+
+def targets(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any]) -> list[Target]:
+    """The rows of ``bundle`` on ``host``.
+
+    Args:
+        engines: folder of the engines; ``built`` is its ``build.json``: target -> ``files`` or ``reason``.
+    """
+    rows = []
+    for device in ("cpu", "cuda"):
+        for name, precision in GRAPHS[f"onnxruntime-{device}"].items():
+            rows.append(_onnxruntime(bundle, host, device, name, precision))
+    return rows + [_engine(bundle, host, engines, built, engine) for engine in engine_targets()]
+
+
+def _onnxruntime(bundle: Bundle, host: dict[str, Any], device: str, name: str, precision: str) -> Target:
+    files = {graph: bundle.path(file) for graph, file in bundle.graphs.get(precision, {}).items()}
+    reason = missing_graph(bundle, precision)
+    if not reason and device == "cuda" and not host["gpus"]:
+        reason = "no NVIDIA GPU on this host (nvidia-smi names none); measure on one that has: `dvc repro` there"
+    return Target(f"onnxruntime-{device}-{name}", precision, files, partial(_open_graphs, files, device), reason)
+
+
+def _engine(
+    bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any], engine: EngineTarget
+) -> Target:
+    entry = built.get(engine.name, {"reason": "it was not built: run the build stage"})
+    files = {graph: engines / file["file"] for graph, file in entry.get("files", {}).items()}
+    reason = entry.get("reason", "") or missing_graph(bundle, engine.precision)
+    if not reason and entry["graph_sha256"] != bundle.graph_sha256(engine.precision):
+        reason = "stale: the engine was built from another graph; build it again: `dvc repro`"
+    capabilities = [gpu["compute_capability"] for gpu in host["gpus"]]
+    if not reason and engine.compute_capability and engine.compute_capability not in capabilities:
+        reason = (
+            f"built, not run: no GPU of compute capability {engine.compute_capability} on this host "
+            f"({', '.join(capabilities) or 'none'} here); measure on one that has: `dvc repro` there"
+        )
+    hashes = {graph: file["sha256"] for graph, file in entry.get("files", {}).items()}
+    return Target(engine.name, engine.precision, files, partial(_open_engines, engine.module, files, hashes), reason)
+
+
+def missing_graph(bundle: Bundle, precision: str) -> str:
+    """Why ``bundle`` has no graph of ``precision``; empty if it has one."""
+    if precision in bundle.graphs:
+        return ""
+    return bundle.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")
+
+
+def _open_graphs(files: dict[str, Path], device: str) -> dict[str, Run]:
+    return {graph: open_onnxruntime(file, device) for graph, file in files.items()}
+
+
+def _open_engines(module: str, files: dict[str, Path], hashes: dict[str, str]) -> dict[str, Run]:
+    trt = load_tensorrt(module)
+    for graph, file in files.items():
+        if not file.is_file() or sha256(file) != hashes[graph]:
+            raise Refused(f"{file}: missing or changed since it was built. Build it again: `dvc repro --force` its stage.")
+    return {graph: open_engine(trt, file) for graph, file in files.items()}

@@ -1,0 +1,61 @@
+"""Stage ``build@recipe``: every TensorRT engine that this host can build, and a named reason for every one it cannot."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from deploy.contract import Bundle, open_bundle
+from deploy.engine import build_engine, load_tensorrt
+from deploy.errors import Refused
+from deploy.files import read_json, sha256, write_json
+from deploy.targets import EngineTarget, engine_targets, missing_graph
+from pipeline import stage
+from pipeline.recipe import Project
+
+
+def build(project: Project, name: str) -> None:
+    """Write ``<target>.<graph>.engine`` and ``build.json`` into ``build/engines/<name>/``."""
+    bundle = open_bundle(project.build / "bundle" / name)
+    host = read_json(project.build / "host.json")
+    folder = project.build / "engines" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    built: dict[str, Any] = {}
+    for target in tqdm(engine_targets(), desc=f"build {name}", unit="engine", disable=None):
+        try:
+            built[target.name] = _build(bundle, host, folder, target)
+        except Refused as error:
+            built[target.name] = {"reason": str(error)}
+    write_json(folder / "build.json", built)
+    engines = sum("reason" not in entry for entry in built.values())
+    print(f"{name}: {engines} engines built")
+    for reason in sorted({entry["reason"] for entry in built.values() if "reason" in entry}):
+        print(f"  not built: {reason}")
+
+
+def _build(bundle: Bundle, host: dict[str, Any], folder: Path, target: EngineTarget) -> dict[str, Any]:
+    if reason := missing_graph(bundle, target.precision):
+        raise Refused(reason)
+    if target.compute_capability is None and not host["gpus"]:
+        raise Refused("no NVIDIA GPU on this host, and TensorRT builds for the GPU that is there; build on one: `dvc repro`")
+    trt = load_tensorrt(target.module)
+    files, layers = {}, {}
+    start = time.perf_counter()
+    for graph, file in bundle.graphs[target.precision].items():
+        engine = folder / f"{target.name}.{graph}.engine"
+        inputs = bundle.io[graph]["inputs"]
+        layers[graph] = build_engine(trt, bundle.path(file), engine, inputs, target.compute_capability)
+        files[graph] = {"file": engine.name, "sha256": sha256(engine), "bytes": engine.stat().st_size}
+    return {
+        "builder": f"{target.module} {trt.__version__}",
+        "seconds": round(time.perf_counter() - start, 3),
+        "graph_sha256": bundle.graph_sha256(target.precision),
+        "files": files,
+        "layers": layers,
+    }
+
+
+if __name__ == "__main__":
+    stage.run_named(build)

@@ -1,0 +1,34 @@
+"""Stage ``gate``: exit with an error on any ``FAIL``. It writes nothing, so that it fails again until the cause is mended.
+
+``python -m pipeline.gate --strict`` fails on anything but ``PASS``.
+"""
+
+import sys
+
+from deploy.errors import Refused
+from deploy.files import read_json
+from pipeline import stage
+from pipeline.recipe import Project
+from pipeline.verify import FAIL, PASS
+
+
+def gate(project: Project, strict: bool = False) -> None:
+    """Raise on the rows that must not ship.
+
+    Raises:
+        Refused: each row that failed, with its reason.
+    """
+    metrics = read_json(project.build / "metrics.json")
+    rows = [(name, target, row) for name, targets in metrics.items() for target, row in targets.items()]
+    stopped = [row for row in rows if (row[2]["verdict"] != PASS if strict else row[2]["verdict"] == FAIL)]
+    counts = {verdict: sum(row[2]["verdict"] == verdict for row in rows) for verdict in sorted({r[2]["verdict"] for r in rows})}
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    if stopped:
+        lines = [f"  {name} on {target}: {row['verdict']}: {row['reason']}" for name, target, row in stopped]
+        raise Refused(f"{len(stopped)} of {len(rows)} rows must not ship:\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    strict = "--strict" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--strict"]
+    stage.run(lambda project: gate(project, strict))

@@ -1,0 +1,87 @@
+"""From a recipe to its network, and from a network to a ``run``."""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from deploy.errors import Refused
+from deploy.run import Run
+from models.scaled import Scaled
+from pipeline.recipe import Network
+
+GRAPH = "network"  # what the graph of a one-graph recipe is called
+
+
+def build_network(network: Network, data: dict[str, Any], mean: float = 0.0, deviation: float = 1.0) -> Scaled:
+    """The untrained network of ``models/<file>.py`` with its input scaling.
+
+    Args:
+        data: ``data.json``; ``shape`` and the number of ``classes`` go to the constructor.
+        mean, deviation: of the raw input on ``train``.
+    """
+    constructor = getattr(importlib.import_module(f"models.{network.file}"), network.class_)
+    built = constructor(tuple(data["shape"]), len(data["classes"]), **network.arguments)
+    return Scaled(built, mean, deviation)
+
+
+def load_network(network: Network, data: dict[str, Any], weights: Path) -> Scaled:
+    """The trained network, in evaluation mode.
+
+    Raises:
+        Refused: the file is damaged, or its tensors are not this network's (each one told).
+    """
+    try:
+        tensors = load_file(weights)
+    except FileNotFoundError:
+        raise Refused(f"{weights}: not found. `dvc repro` trains it.") from None
+    except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+        raise Refused(
+            f"{weights}: damaged, or no safetensors file ({error}). Train again: `dvc repro --force train@{weights.parent.name}`."
+        ) from None
+    built = build_network(network, data)
+    expected = built.state_dict()
+    wrong = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in tensors]
+    wrong += [f"{name}: unknown, came {list(t.shape)}" for name, t in tensors.items() if name not in expected]
+    wrong += [
+        f"{name}: came {list(tensors[name].shape)}, expected {list(t.shape)}"
+        for name, t in expected.items()
+        if name in tensors and tensors[name].shape != t.shape
+    ]
+    wrong += [f"{name}: not finite" for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        raise Refused(
+            f"{weights}: these are not the weights of {network.class_} (models/{network.file}.py): {'; '.join(wrong)}. "
+            f"Train again: `dvc repro --force train@{weights.parent.name}`."
+        )
+    built.load_state_dict(tensors)
+    return built.eval()
+
+
+def input_names(network: nn.Module) -> list[str]:
+    """The arguments of ``forward``: the names of the graph's inputs."""
+    return list(inspect.signature(network.forward).parameters)
+
+
+def open_pytorch(network: nn.Module, outputs: tuple[str, ...]) -> Run:
+    """PyTorch eager as a ``run``, on the CPU, in the network's own floating type.
+
+    Args:
+        outputs: names for what ``forward`` returns, in order.
+    """
+    names = input_names(network)
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            result = network(*(torch.from_numpy(inputs[name]) for name in names))
+        tensors = result if isinstance(result, tuple) else (result,)
+        return {name: tensor.numpy() for name, tensor in zip(outputs, tensors, strict=True)}
+
+    return run

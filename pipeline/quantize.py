@@ -1,0 +1,223 @@
+"""Stage ``quantize@recipe``: the fp16 and int8 graphs, with the precision inside the graph.
+
+``fp16``           weights and arithmetic in float16, input and output as they were; layers that could overflow stay float32.
+``int8-cpu``       Q/DQ, uint8 activations: what ONNX Runtime's CPU kernels fuse, and right without VNNI too.
+``int8-tensorrt``  Q/DQ, symmetric int8, zero-points 0: what TensorRT takes.
+
+Ranges come from ``calib``, choices from ``select``, at basic graph rewrites, where every processor computes alike. Only
+the inputs of a layer are quantized: its output then meets its activation in float and both fuse, and the last
+layer's answers keep their resolution.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxconverter_common import float16
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from deploy.contract import load_arrays
+from deploy.errors import Refused
+from deploy.files import read_json, write_bytes, write_json
+from deploy.tasks import load_task
+from deploy.runtimes import open_onnxruntime
+from pipeline import stage
+from pipeline.ranges import activation_ranges
+from pipeline.recipe import Project
+
+FP16_MOST = 65_504.0
+FP16_NEAR = FP16_MOST / 2  # one binary place of room for inputs that `calib` does not show
+LAYERS = ["Conv", "Gemm", "MatMul"]
+INPUTS_ONLY = {"OpTypesToExcludeOutputQuantization": LAYERS}
+CALIBRATIONS: dict[str, dict[str, Any]] = {
+    "min-max": {"calibrate_method": CalibrationMethod.MinMax, "extra_options": INPUTS_ONLY},
+    "99.9 %": {
+        "calibrate_method": CalibrationMethod.Percentile,
+        "extra_options": INPUTS_ONLY | {"CalibPercentile": 99.9},
+    },
+}
+SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True, "DedicatedQDQPair": True, "QuantizeBias": False}
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "int8-cpu": {
+        "uint8 weights": {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
+        # int8 weights at 7 bits: at 8 the 16-bit sums of a processor without VNNI saturate.
+        "7-bit int8 weights a channel": {
+            "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+            "per_channel": True,
+            "reduce_range": True,
+        },
+    },
+    "int8-tensorrt": {
+        "int8 weights a channel": {
+            "activation_type": QuantType.QInt8,
+            "weight_type": QuantType.QInt8,
+            "per_channel": True,
+            "extra_options": SYMMETRIC,
+        },
+    },
+}
+
+
+def quantize(project: Project, name: str) -> None:
+    """Write ``<precision>/<graph>.onnx``, ``ranges.json`` and ``quantize.json`` into ``build/quantize/<name>/``."""
+    recipe = project.recipe(name)
+    exported, data = project.build / "export" / name, project.build / "prepare" / recipe.data
+    folder = project.build / "quantize" / name
+    calib, select = load_arrays(data / "calib.npz"), load_arrays(data / "select.npz")
+    check_calibration(calib, len(read_json(data / "data.json")["classes"]), f"{data}/calib.npz")
+    task = load_task(recipe.task)
+    [graph] = read_json(exported / "io.json")
+    fp32 = exported / f"{graph}.onnx"
+    inputs = [tensor.name for tensor in onnx.load(fp32).graph.input]
+    feeds = {split: {key: arrays[key] for key in inputs} for split, arrays in (("calib", calib), ("select", select))}
+    ranges = activation_ranges(fp32, feeds["calib"])
+    write_json(folder / "ranges.json", {graph: ranges})
+
+    def judge(path: Path) -> tuple[float, float]:
+        """Score on ``select``, and mean absolute error of the answers against fp32's."""
+        answers = [task.answer({graph: open_onnxruntime(file, optimise=False)}, select) for file in (path, fp32)]
+        error = np.mean([np.abs(answers[0][key] - answers[1][key]).mean() for key in answers[1]])
+        return task.score(task.observe(answers[0], select)), float(error)
+
+    made: dict[str, Any] = {}
+    for precision in recipe.precisions:
+        path = folder / precision / f"{graph}.onnx"
+        try:
+            if precision == "fp16":
+                model, kept = to_fp16(onnx.load(fp32), ranges)
+                check_model(model, fp32)
+                write_bytes(path, model.SerializeToString())
+                made[precision] = {"float32": kept}
+            elif precision.startswith("int8"):
+                best, candidates = to_int8(fp32, precision, feeds["calib"], judge, task.metric.higher_is_better)
+                write_bytes(path, best)
+                made[precision] = {"candidates": candidates}
+        except Refused as error:
+            made[precision] = {"reason": str(error)}
+    write_json(folder / "quantize.json", made)
+
+
+def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) -> None:
+    """Refuse examples that cannot stand for the data: random ones, one class, one value."""
+    present = np.unique(calib["label"]) if "label" in calib else np.arange(classes)
+    if len(present) < min(2, classes):
+        raise Refused(
+            f"{where}: all {len(calib['label'])} calibration examples are of class {present.tolist()}, expected examples "
+            f"of several of the {classes} classes. Mend the data set's `calib` split: ranges fitted on one class fail on the others."
+        )
+    for name, array in calib.items():
+        if name != "label" and not (np.isfinite(array).all() and array.min() < array.max()):
+            raise Refused(f"{where}: {name!r} is constant or not finite, expected real examples. Mend the `calib` split.")
+
+
+def to_fp16(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> tuple[onnx.ModelProto, list[str]]:
+    """Convert weights and arithmetic to float16; inputs and outputs keep their types.
+
+    Args:
+        ranges: of every activation on ``calib``; a node that touches a value of ``FP16_NEAR`` or more stays float32.
+
+    Returns:
+        The graph, and the names of the nodes that stayed float32.
+    """
+    largest = {name: max(abs(low), abs(high)) for name, (low, high) in ranges.items()}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            largest[tensor.name] = float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
+    kept = [
+        node.name
+        for node in model.graph.node
+        if max((largest.get(tensor, 0.0) for tensor in [*node.input, *node.output]), default=0.0) >= FP16_NEAR
+    ]
+    casts = {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of each weight below float16's smallest, which becomes that
+        converted = float16.convert_float_to_float16(
+            model, min_positive_val=2.0**-24, max_finite_val=FP16_MOST, keep_io_types=True, node_block_list=kept
+        )
+    for node in converted.graph.node:  # the converter leaves a Cast of the network's own as it was
+        if node.op_type == "Cast" and node.name in casts - set(kept):
+            node.attribute[0].i = onnx.TensorProto.FLOAT16
+    return converted, kept
+
+
+def to_int8(
+    fp32: Path, precision: str, calib: dict[str, np.ndarray], judge: Any, higher_is_better: bool
+) -> tuple[bytes, list[dict[str, Any]]]:
+    """Quantize in every form that ``precision`` allows and keep the best on ``select``.
+
+    Args:
+        judge: graph file -> score and mean absolute error on ``select``; the better score wins, then the smaller error.
+
+    Returns:
+        The best graph's bytes, and all candidates, best first.
+
+    Raises:
+        Refused: the graph has no layer to quantize, or the quantizer cannot.
+    """
+    found = {node.op_type for node in onnx.load(fp32).graph.node}
+    if not found & set(LAYERS):
+        raise Refused(f"{fp32}: no {', '.join(LAYERS)} in it to quantize; it has {', '.join(sorted(found))}")
+    candidates: list[tuple[tuple[float, float], bytes, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for form, options in FORMS[precision].items():
+            for calibration, how in CALIBRATIONS.items():
+                path = Path(scratch) / "network.onnx"
+                extra = how["extra_options"] | options.get("extra_options", {})
+                _quantize(fp32, path, calib, how | options | {"extra_options": extra})
+                score, error = judge(path)
+                facts = {"weights": form, "calibration": calibration, "score": score, "error_mean": error}
+                candidates.append(((-score if higher_is_better else score, error), path.read_bytes(), facts))
+    candidates.sort(key=lambda candidate: candidate[0])
+    return candidates[0][1], [facts for _, _, facts in candidates]
+
+
+def check_model(model: onnx.ModelProto, source: Path) -> None:
+    """Hold a made graph against ONNX's checker."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # ValidationError, InferenceError, or a C++ exception
+        raise Refused(f"{source}: ONNX's checker refuses the graph made from it: {error}") from None
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime asks for this class
+    def __init__(self, examples: dict[str, np.ndarray]) -> None:
+        self._batches = self._iterate(examples)
+
+    @staticmethod
+    def _iterate(examples: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        # One at a time: the histograms of a last, smaller batch cannot be joined to the others'.
+        for i in range(len(next(iter(examples.values())))):
+            yield {name: array[i : i + 1] for name, array in examples.items()}
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def _quantize(fp32: Path, path: Path, calib: dict[str, np.ndarray], options: dict[str, Any]) -> None:
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a pre-processing that the exporter has done
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it collects
+            quantize_static(fp32, path, _Reader(calib), QuantFormat.QDQ, LAYERS, **options)
+    except Exception as error:  # the quantizer has no common class
+        raise Refused(f"{fp32}: onnxruntime's quantizer cannot quantize this graph: {error}") from None
+    finally:
+        root.setLevel(level)
+    check_model(onnx.load(path), fp32)
+
+
+if __name__ == "__main__":
+    stage.run_named(quantize)

@@ -1,0 +1,147 @@
+"""The typed view of ``params.yaml``: what a recipe may say, checked at the door."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.errors import Refused
+
+PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-tensorrt")
+PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Network:
+    """``class_`` (written ``class:``) of ``models/<file>.py``, and its constructor's arguments."""
+
+    file: str
+    class_: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights are found. ``bf16`` and ``channels_last`` are the fast mode."""
+
+    epochs: int
+    batch: int
+    rate: float  # Adam's
+    patience: int  # epochs without a better loss on `select` before training stops
+    seed: int
+    bf16: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``drop``: what may be lost, in the metric's unit. ``latency_ratio``: target -> deployed / trained, at most."""
+
+    drop: float
+    latency_ratio: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stanza of ``recipes:``."""
+
+    network: Network
+    data: str
+    task: str
+    train: Training
+    precisions: tuple[str, ...]
+    floor: float
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Project:
+    """``params.yaml``, whole."""
+
+    root: Path
+    build: Path
+    datasets: tuple[str, ...]
+    recipes: dict[str, Recipe]
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe called ``name``."""
+        if name not in self.recipes:
+            raise Refused(f"{PARAMS}: no recipe {name!r}{nearest(name, self.recipes)}")
+        return self.recipes[name]
+
+
+def load_project(params: Path = PARAMS) -> Project:
+    """Read and type ``params.yaml`` of the working folder.
+
+    Raises:
+        Refused: no file, no YAML, an unknown or missing key (the nearest right word is named), a wrong type.
+    """
+    try:
+        value = yaml.safe_load(params.read_text())
+    except FileNotFoundError:
+        raise Refused(f"{params}: not found in {Path.cwd()}. Run this from the folder that holds it.") from None
+    except yaml.YAMLError as error:
+        raise Refused(f"{params}: not YAML ({error})") from None
+    return typed(Project, value, str(params))
+
+
+def typed(expected: Any, value: Any, where: str) -> Any:
+    """``value`` as ``expected``: a frozen dataclass, a container of such, or a plain type.
+
+    ``where`` is the path of the value that an error names. A whole number passes as a ``float``, nothing else converts.
+    """
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if dataclasses.is_dataclass(expected):
+        return _dataclass(expected, value, where)
+    if origin is dict:
+        _expect(isinstance(value, dict), where, value, "a map")
+        return {key: typed(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
+    if origin is tuple:
+        _expect(isinstance(value, list), where, value, "a list")
+        return tuple(typed(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if expected is Any:
+        return value
+    if expected is Path:
+        _expect(isinstance(value, str), where, value, "a path")
+        return Path(value)
+    if expected is float:
+        _expect(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
+        return float(value)
+    _expect(type(value) is expected, where, value, _NAMES[expected])
+    return value
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+    """``; did you mean 'right'? It may be: ...``, for the end of an error."""
+    words = sorted(words)
+    close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    return (f"; did you mean {close[0]!r}?" if close else ".") + f" It may be: {', '.join(words)}"
+
+
+_NAMES: dict[Any, str] = {str: "a word", int: "a whole number", bool: "true or false", types.NoneType: "nothing"}
+
+
+def _dataclass(expected: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), where, value, "a map")
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(expected)}
+    for key in value:
+        if key not in fields:
+            raise Refused(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+    for key, field in fields.items():
+        if key not in value and field.default is dataclasses.MISSING:
+            raise Refused(f"{where}: {key!r} is missing. Expected: {', '.join(fields)}")
+    hints = typing.get_type_hints(expected)
+    return expected(
+        **{fields[key].name: typed(hints[fields[key].name], item, f"{where}: {key}") for key, item in value.items()}
+    )
+
+
+def _expect(right: bool, where: str, value: object, expected: str) -> None:
+    if not right:
+        raise Refused(f"{where}: {value!r} ({type(value).__name__}) came, {expected} was expected")

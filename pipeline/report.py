@@ -1,0 +1,186 @@
+"""Stage ``report``: the verdicts as a page to look at, and as Markdown."""
+
+import base64
+import csv
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from deploy.contract import load_arrays
+from deploy.files import read_json, write_bytes
+from deploy.tasks import load_task
+from pipeline import charts, stage
+from pipeline.recipe import Project, Recipe
+from pipeline.verify import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
+
+WRONG_SHOWN = 48  # items that somebody got wrong, a recipe
+
+
+def report(project: Project) -> None:
+    """Write ``report.html`` (one file, no script, nothing from elsewhere) and ``report.md``."""
+    verdicts = read_json(project.build / "verdicts.json")
+    host = read_json(project.build / "host.json")
+    sections = [_section(project, name, recipe, verdicts[name]) for name, recipe in project.recipes.items()]
+    folder = Path(__file__).parent
+    page = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined)
+    html = page.get_template("report.html").render(
+        answer=answer(verdicts), sections=sections, host=host, absent=not_measured(verdicts), rows=measured(verdicts)
+    )
+    write_bytes(project.build / "report.html", html.encode())
+    text = f"# Plumbline report\n\n{answer(verdicts)}\n\n{table(verdicts)}\n\nHost: {host['name']}\n"
+    for reason, targets in not_measured(verdicts).items():
+        text += f"\n- **{NOT_MEASURED}** ({reason}): {', '.join(targets)}"
+    write_bytes(project.build / "report.md", (text + "\n").encode())
+    print(_terminal(verdicts))
+    print(f"{answer(verdicts)}\nThe page: {project.build / 'report.html'}")
+
+
+def answer(verdicts: dict[str, Any]) -> str:
+    """Can it ship? One sentence."""
+    rows = [row["verdict"] for recipe in verdicts.values() for row in recipe["targets"].values()]
+    count = {verdict: rows.count(verdict) for verdict in (PASS, INCONCLUSIVE, FAIL, NOT_MEASURED)}
+    if count[FAIL]:
+        start = f"No: {count[FAIL]} of {len(rows)} deployments failed"
+    elif not count[PASS]:
+        start = "Not yet: nothing is proved"
+    elif count[INCONCLUSIVE]:
+        start = f"In part: {count[INCONCLUSIVE]} could not be decided"
+    else:
+        start = "Yes, where it was measured"
+    return (
+        f"{start}; {count[PASS]} of {len(rows)} deployments are proved to be what was trained, "
+        f"{count[NOT_MEASURED]} were not measured on this host."
+    )
+
+
+def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that were measured, each with ``recipe``, ``target`` and its recipe's budget and metric."""
+    return [
+        row | {"recipe": name, "target": target, "budget": recipe["budget"]["drop"], "metric": recipe["metric"]}
+        for name, recipe in verdicts.items()
+        for target, row in recipe["targets"].items()
+        if row["deployed"] is not None
+    ]
+
+
+def not_measured(verdicts: dict[str, Any]) -> dict[str, list[str]]:
+    """Reason -> ``recipe: target`` of the rows that were not measured."""
+    reasons: dict[str, list[str]] = {}
+    for name, recipe in verdicts.items():
+        for target, row in recipe["targets"].items():
+            if row["deployed"] is None:
+                reasons.setdefault(row["reason"], []).append(f"{name}: {target}")
+    return reasons
+
+
+HEADS = ("recipe", "target", "metric", "trained", "deployed", "drop (95 % at most)", "budget", "latency ÷ trained", "p50", "size", "n", "verdict")
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A measured row as text, one cell a head of ``HEADS``."""
+    unit, drop_unit = row["metric"]["unit"], row["metric"]["drop_unit"]
+    ratio = "–"
+    if row["latency_ratio"] is not None:
+        ratio = f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
+    return [
+        row["recipe"],
+        row["target"],
+        row["metric"]["name"],
+        f"{row['trained']:.2f} {unit}",
+        f"{row['deployed']:.2f} {unit}",
+        f"{row['drop']:.2f} ({row['drop_upper95']:.2f})",
+        f"{row['budget']:g} {drop_unit}",
+        ratio,
+        "–" if row["p50_ms"] is None else f"{row['p50_ms']:.3f} ms",
+        f"{row['size_bytes'] / 1000:.1f} kB",
+        str(row["n"]),
+        row["verdict"],
+    ]
+
+
+def table(verdicts: dict[str, Any]) -> str:
+    """The measured rows as a Markdown table."""
+    lines = [HEADS, ["---"] * len(HEADS), *(cells(row) for row in measured(verdicts))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _terminal(verdicts: dict[str, Any]) -> str:
+    """The measured rows in columns."""
+    lines = [list(HEADS), *(cells(row) for row in measured(verdicts))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]) -> dict[str, Any]:
+    measurement = read_json(project.build / "measure" / f"{name}.json")
+    metric = load_task(recipe.task).metric
+    with open(project.build / "train" / name / "history.csv", newline="") as file:
+        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    here = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
+    drops = [
+        {"target": target, "drop": row["drop"], "lower": row["drop_lower95"], "upper": row["drop_upper95"], "verdict": row["verdict"]}
+        for target, row in here.items()
+    ]
+    timed = {"trained (PyTorch eager)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
+    latencies = {target: row["latency_s"] for target, row in timed.items() if row.get("latency_s")}
+    kept = min(history, key=lambda row: row["select_loss"])["epoch"]
+    built = read_json(project.build / "engines" / name / "build.json")
+    return {
+        "name": name,
+        "verdict": verdict,
+        "here": here,
+        "accuracy": charts.accuracy(drops, recipe.budget.drop, metric.drop_unit) if drops else "",
+        "latency": charts.latency(latencies) if latencies else "",
+        "how": measurement["latency"],
+        "training": charts.training(history, metric.name, metric.unit, int(kept)),
+        "wrong": _wrong(project, recipe, measurement),
+        "engines": {
+            target: sum(file["bytes"] for file in entry["files"].values()) for target, entry in built.items() if "files" in entry
+        },
+    }
+
+
+def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dict[str, Any]:
+    """Test items that the trained network or a deployed one got wrong, those on which they disagree first."""
+    data = project.build / "prepare" / recipe.data
+    test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
+    said = {"trained": measurement["trained"]["predicted"]}
+    said |= {t: row["predicted"] for t, row in measurement["targets"].items() if not row["reason"]}
+    label = test["label"]
+    answers = np.array(list(said.values()))  # (networks, n)
+    wrong = np.flatnonzero((answers != label).any(axis=0))
+    differ = (answers != answers[0]).any(axis=0)
+    order = sorted(wrong, key=lambda i: (not differ[i], i))
+    items = [
+        {
+            "index": int(i),
+            "image": png(test["image"][i]),
+            "truth": classes[label[i]],
+            "trained": classes[said["trained"][i]],
+            "others": {t: classes[p[i]] for t, p in said.items() if p[i] != said["trained"][i]},
+        }
+        for i in order[:WRONG_SHOWN]
+    ]
+    return {"items": items, "all": len(order), "differ": int(differ.sum())}
+
+
+def png(image: np.ndarray) -> str:
+    """A grey image ``(1, height, width)`` as a data URI, its largest value black, as ink on paper."""
+    grey = 255 - (255.0 * image[0] / max(1, image.max())).astype(np.uint8)
+    height, width = grey.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return "data:image/png;base64," + base64.b64encode(whole).decode()
+
+
+if __name__ == "__main__":
+    stage.run(report)

@@ -1,0 +1,170 @@
+"""Stage ``train@recipe``: find the weights, keep those of the best epoch on ``select``.
+
+Data that fit in memory are tensors sliced by index: no loader, no worker. Seeds are fixed; one thread count and one
+machine give the same weights, bit for bit.
+"""
+
+import copy
+import csv
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from deploy.contract import load_arrays
+from deploy.errors import Refused
+from deploy.files import read_json, write_bytes
+from deploy.tasks import load_task
+from pipeline import losses, stage
+from pipeline.network import build_network, input_names, open_pytorch
+from pipeline.recipe import Project, Training
+
+Loss = Callable[[Tensor, dict[str, Tensor]], Tensor]
+
+
+def train(project: Project, name: str) -> None:
+    """Write ``weights.safetensors`` and ``history.csv`` into ``build/train/<name>/``."""
+    recipe = project.recipe(name)
+    data = project.build / "prepare" / recipe.data
+    examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
+    torch.manual_seed(recipe.train.seed)
+    image = examples["train"]["image"]
+    network = build_network(recipe.network, read_json(data / "data.json"), float(image.mean()), float(image.std()))
+    task = load_task(recipe.task)
+    metric = task.metric
+
+    def evaluate() -> dict[str, float]:
+        answers = task.answer({"network": open_pytorch(network, task.outputs)}, examples["select"])
+        return {metric.name: task.score(task.observe(answers, examples["select"]))}
+
+    history = fit(network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name)
+    folder = project.build / "train" / name
+    write_bytes(folder / "weights.safetensors", safetensors.torch.save(network.state_dict()))
+    write_bytes(folder / "history.csv", _csv(history))
+
+
+def fit(
+    network: nn.Module,
+    loss: Loss,
+    training: Training,
+    examples: dict[str, dict[str, np.ndarray]],
+    evaluate: Callable[[], dict[str, float]],
+    name: str,
+) -> list[dict[str, float]]:
+    """Train ``network`` in place with Adam; it ends with the weights of the epoch of least loss on ``select``.
+
+    Args:
+        loss: of the network's output and a batch of examples.
+        examples: ``train`` and ``select``, arrays by name, first axis = item.
+        evaluate: metrics of the network as it stands, for the bar and the history.
+
+    Returns:
+        One row an epoch: losses (nats), metrics, and the spread of all weights and all biases
+        (least, quartiles, greatest).
+
+    Raises:
+        Refused: a loss that is not finite.
+    """
+    tensors = {split: {key: torch.from_numpy(a) for key, a in arrays.items()} for split, arrays in examples.items()}
+    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(network.parameters(), lr=training.rate)
+    shuffle = torch.Generator().manual_seed(training.seed)
+    best, best_state, waited = math.inf, copy.deepcopy(network.state_dict()), 0
+    history: list[dict[str, float]] = []
+    bar = tqdm(range(training.epochs), desc=f"train {name}", unit="epoch", disable=None)
+    for epoch in bar:
+        train_loss = train_epoch(network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}")
+        network.eval()
+        with torch.inference_mode():
+            select_loss = float(loss(_forward(network, tensors["select"]), tensors["select"]))
+        _check_finite(select_loss, training, f"{name}, epoch {epoch}, on select")
+        metrics = evaluate()
+        history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics | spread(network))
+        bar.set_postfix({"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}, refresh=False)
+        waited += 1
+        if select_loss < best:
+            best, best_state, waited = select_loss, copy.deepcopy(network.state_dict()), 0
+            kept = history[-1]
+        if waited == training.patience:
+            break
+    bar.close()
+    print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {kept[key]:.6g}' for key in list(kept)[: 3 + len(metrics)])}")
+    network.load_state_dict(best_state)
+    network.eval()
+    return history
+
+
+def train_epoch(
+    network: nn.Module,
+    loss: Loss,
+    training: Training,
+    examples: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    shuffle: torch.Generator,
+    where: str,
+) -> float:
+    """One pass over ``examples`` in random order; returns the mean loss over items.
+
+    ``bf16`` computes the forward pass in bfloat16 where that is safe, and keeps weights and gradients in float32.
+    """
+    network.train()
+    items = len(next(iter(examples.values())))
+    total = torch.zeros(())
+    for index in torch.randperm(items, generator=shuffle).split(training.batch):
+        batch = {key: tensor[index] for key, tensor in examples.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.bf16):
+            value = loss(_forward(network, batch, training.channels_last), batch)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        total += value.detach() * len(index)
+    mean = float(total) / items
+    _check_finite(mean, training, where)
+    return mean
+
+
+def spread(network: nn.Module) -> dict[str, float]:
+    """Least, quartiles and greatest of all weights and of all biases."""
+    row = {}
+    for kind, parameters in {
+        "weights": [p for p in network.parameters() if p.ndim > 1],
+        "biases": [p for p in network.parameters() if p.ndim == 1],
+    }.items():
+        values = torch.cat([p.detach().flatten() for p in parameters]).numpy()
+        for label, value in zip(("min", "p25", "p50", "p75", "max"), np.quantile(values, (0, 0.25, 0.5, 0.75, 1))):
+            row[f"{kind}_{label}"] = float(value)
+    return row
+
+
+def _forward(network: nn.Module, batch: dict[str, Tensor], channels_last: bool = False) -> Tensor:
+    inputs = [batch[key] for key in input_names(network)]
+    if channels_last:
+        inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    return network(*inputs)
+
+
+def _check_finite(value: float, training: Training, where: str) -> None:
+    if not math.isfinite(value):
+        raise Refused(
+            f"{where}: the loss is {value}, expected a finite number. Lower `rate` (now {training.rate:g}) "
+            f"in params.yaml, or look for NaN in the data."
+        )
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    stage.run_named(train)

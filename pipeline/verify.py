@@ -1,0 +1,246 @@
+"""Stage ``verify``: judge every measurement against the budget that its recipe declared before the run.
+
+Recipe by recipe as ``params.yaml`` names them, target by target; no rule knows a network, a task or a runtime.
+"""
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from deploy.files import read_json, sha256, write_json
+from deploy.tasks import load_task
+from pipeline import intervals, stage
+from pipeline.intervals import ALPHA, Interval
+from pipeline.recipe import Budget, Project
+
+PASS, INCONCLUSIVE, NOT_MEASURED, FAIL = "PASS", "INCONCLUSIVE", "NOT MEASURED", "FAIL"
+WORSE = (PASS, INCONCLUSIVE, NOT_MEASURED, FAIL)  # a row is the worst of its parts
+ERROR_RATIO = 10  # an fp32 graph's error against float64, at most so many times the trained float32 network's
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One part of a row's verdict, in words, with the numbers that it rests on."""
+
+    verdict: str
+    reason: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def verify(project: Project) -> None:
+    """Write ``verdicts.json`` (all of it) and ``metrics.json`` (what ``dvc metrics`` shows)."""
+    verdicts: dict[str, dict[str, Any]] = {}
+    for name, recipe in project.recipes.items():
+        measurement = read_json(project.build / "measure" / f"{name}.json")
+        contract = sha256(project.build / "bundle" / name / "contract.json")
+        verdicts[name] = judge(measurement, contract, recipe.floor, recipe.budget)
+    write_json(project.build / "verdicts.json", verdicts)
+    write_json(
+        project.build / "metrics.json",
+        {
+            name: {target: {key: row[key] for key in METRICS} for target, row in rows["targets"].items()}
+            for name, rows in verdicts.items()
+        },
+    )
+
+
+METRICS = (
+    "verdict",
+    "reason",
+    "metric",
+    "trained",
+    "deployed",
+    "drop_upper95",
+    "n",
+    "latency_ratio",
+    "p50_ms",
+    "size_bytes",
+    "graph_sha256",
+)
+
+
+def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budget: Budget) -> dict[str, Any]:
+    """Judge one recipe's measurement.
+
+    Args:
+        contract_sha256: of the bundle as it is now; a measurement of another one is stale.
+        floor: what the trained network itself must reach, in the metric's unit.
+
+    Returns:
+        ``trained`` (its score and interval) and ``targets``: target -> the row, with every key of ``METRICS``, whose
+        value is ``None`` where nothing was measured.
+    """
+    task = load_task(measurement["task"])
+    trained = measurement["trained"]
+    statistics = np.asarray(trained["statistics"], dtype=float)
+    score = task.score(statistics)
+    metric = task.metric
+    rows = {}
+    for target, row in measurement["targets"].items():
+        stale = measurement["contract_sha256"] != contract_sha256
+        parts = _parts(row, trained, task, floor, budget, target, stale)
+        worst = max(parts, key=lambda part: WORSE.index(part.verdict))
+        merged: dict[str, Any] = dict.fromkeys(METRICS)
+        for part in parts:
+            merged |= part.facts
+        if not row["reason"]:
+            hashes = row["graph_sha256"]
+            merged["size_bytes"] = row["size_bytes"]
+            merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
+        merged |= {
+            "verdict": worst.verdict,
+            "reason": "; ".join(part.reason for part in parts if worst.verdict in (PASS, part.verdict)),
+            "metric": f"{metric.name}, {metric.unit}",
+            "trained": score,
+            "n": len(statistics),
+            "precision": row["precision"],
+        }
+        rows[target] = merged
+    return {
+        "metric": {"name": metric.name, "unit": metric.unit, "drop_unit": metric.drop_unit},
+        "trained": {"score": score, "floor": floor, "latency_ms": _latency_ms(trained)},
+        "budget": {"drop": budget.drop, "latency_ratio": budget.latency_ratio},
+        "host": measurement["host"]["name"],
+        "targets": rows,
+    }
+
+
+def _parts(
+    row: dict[str, Any],
+    trained: dict[str, Any],
+    task: ModuleType,
+    floor: float,
+    budget: Budget,
+    target: str,
+    stale: bool,
+) -> list[Judgement]:
+    before = np.asarray(trained["statistics"], dtype=float)
+    parts = []
+    unit, score = task.metric.unit, task.score(before)
+    if task.metric.drop(floor, score) > 0:
+        parts.append(Judgement(FAIL, f"not trained: {score:.2f} {unit}, and the floor is {floor:g} {unit}"))
+    if stale:
+        reason = "stale: measured on another bundle than this one; measure again: `dvc repro`"
+        return [*parts, Judgement(NOT_MEASURED, reason)]
+    if row["reason"]:
+        return [*parts, Judgement(NOT_MEASURED, row["reason"])]
+    parts.append(judge_accuracy(before, np.asarray(row["statistics"], dtype=float), task, budget.drop))
+    if not row["finite"]:
+        parts.append(Judgement(FAIL, "answers that are not finite numbers"))
+    if row["precision"] == "fp32":
+        parts.append(judge_error(row, trained))
+    return [*parts, judge_latency(row, trained, budget.latency_ratio.get(target))]
+
+
+def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budget: float) -> Judgement:
+    """Is the drop of the score proved to be below ``budget``?
+
+    Args:
+        before, after: statistics ``(n, k)`` of the trained and of the deployed network, the same units in the same order.
+        budget: in the metric's unit.
+    """
+    n, metric = len(before), task.metric
+    changed = int((before != after).any(axis=1).sum())
+    drop = metric.drop(task.score(before), task.score(after))
+    facts: dict[str, Any] = {"deployed": task.score(after), "drop": drop, "changed": changed}
+    if is_right_or_wrong(before, after):
+        scale = task.score(np.ones((1, 1))) - task.score(np.zeros((1, 1)))  # of a proportion, in the metric's unit
+        lost, won = int((before > after).sum()), int((before < after).sum())
+        exact, shown = intervals.drop_interval(lost, won, n), intervals.tango_interval(lost, won, n)
+        bounds = Interval(scale * exact.lower, scale * exact.upper)
+        decide = intervals.units_to_decide(lost, won, n, budget / scale)
+        wrong = n - int(before.sum())
+        facts |= {
+            "method": "exact unconditional test, Tango's order",
+            "flips": {"lost": lost, "won": won},
+            "error_ratio": (wrong + lost - won) / wrong if wrong else None,
+            "tango": [scale * shown.lower, scale * shown.upper],
+            "units_to_decide": decide,
+        }
+        surely_below = intervals.p_not_worse(lost, won, n, budget / scale) <= ALPHA
+        surely_above = intervals.p_not_worse(won, lost, n, -budget / scale) <= ALPHA
+    else:
+        bounds, method = _corpus_bounds(before, after, task, changed)
+        facts |= {"method": method}
+        decide, surely_below, surely_above = None, True, True
+    facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
+    told = f"drop {drop:.2f} {metric.drop_unit}, at most {bounds.upper:.2f} (95 %), budget {budget:g}"
+    if bounds.upper < budget and surely_below:
+        return Judgement(PASS, told, facts)
+    if bounds.lower > budget and surely_above:
+        return Judgement(FAIL, f"drop {drop:.2f} {metric.drop_unit}, at least {bounds.lower:.2f} (95 %), budget {budget:g}", facts)
+    needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
+    return Judgement(INCONCLUSIVE, f"{told}{needed}", facts)
+
+
+def is_right_or_wrong(before: np.ndarray, after: np.ndarray) -> bool:
+    """Are the statistics one 0 or 1 a unit?"""
+    return before.shape[1] == 1 and bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
+
+
+def _corpus_bounds(before: np.ndarray, after: np.ndarray, task: ModuleType, changed: int) -> tuple[Interval, str]:
+    """Bounds of a corpus metric's drop: BCa over units, or a bound on the changed fraction times a unit's worst effect."""
+    metric, n = task.metric, len(before)
+
+    def drop(index: np.ndarray) -> float:
+        return metric.drop(task.score(before[index]), task.score(after[index]))
+
+    bounds = intervals.bootstrap_drop(drop, n) if changed else None
+    if bounds:
+        return bounds, "BCa bootstrap over units"
+    if metric.lowest is None or metric.highest is None:
+        return Interval(-np.inf, np.inf), "none: too few units differ, and the metric has no bounds"
+    # The range is the worst effect where every unit weighs alike; a unit that weighs more shows when it is left out.
+    whole, keep = task.score(before), ~np.eye(n, dtype=bool)
+    influence = max(abs(whole - task.score(before[keep[i]])) for i in range(n)) if n > 1 else 0.0
+    worst = max(metric.highest - metric.lowest, n * influence)
+    return intervals.fraction_drop(changed, n, worst), "Clopper-Pearson on the units changed, times the worst effect"
+
+
+def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
+    """An fp32 graph against the float64 network, by the trained float32 network's own error."""
+    allowed = ERROR_RATIO * max(trained["error_max"], trained["rounding"])
+    came = row["error_max"]
+    facts = {"error_max": came, "error_allowed": allowed}
+    if came is not None and came <= allowed:
+        return Judgement(PASS, f"largest error {came:.2g}, allowed {allowed:.2g}", facts)
+    return Judgement(
+        FAIL,
+        f"not the same network: largest error against float64 {came if came is None else format(came, '.3g')}, allowed "
+        f"{allowed:.2g} ({ERROR_RATIO} times the trained network's own)",
+        facts,
+    )
+
+
+def judge_latency(row: dict[str, Any], trained: dict[str, Any], budget: float | None) -> Judgement:
+    """Deployed / trained latency of the same rounds, against ``budget`` where there is one."""
+    if "latency_s" not in trained or not row.get("latency_s"):
+        verdict = PASS if budget is None else NOT_MEASURED
+        return Judgement(verdict, "the trained network was not timed beside it, so there is no latency ratio", _latency_ms(row))
+    ratio, bounds = intervals.median_ratio(np.asarray(row["latency_s"]), np.asarray(trained["latency_s"]))
+    facts = {"latency_ratio": ratio, "latency_ratio_lower95": bounds.lower, "latency_ratio_upper95": bounds.upper}
+    facts |= _latency_ms(row)
+    told = f"latency {ratio:.2f} of trained ({bounds.lower:.2f} to {bounds.upper:.2f})"
+    if budget is None:
+        return Judgement(PASS, told, facts)
+    told += f", budget {budget:g}"
+    if bounds.upper < budget:
+        return Judgement(PASS, told, facts)
+    return Judgement(FAIL if bounds.lower > budget else INCONCLUSIVE, told, facts)
+
+
+def _latency_ms(row: dict[str, Any]) -> dict[str, float | None]:
+    """Percentiles in milliseconds, where the samples earn them; ``alone_ms`` is the median back to back."""
+    if not row.get("latency_s"):
+        return {"p50_ms": None, "p90_ms": None, "p99_ms": None, "alone_ms": None}
+    latency_s = np.asarray(row["latency_s"])
+    shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
+    earned = {key: intervals.percentile(latency_s, share) for key, share in shares.items()}
+    earned["alone_ms"] = row["alone_s"]
+    return {key: None if value is None else 1e3 * value for key, value in earned.items()}
+
+
+if __name__ == "__main__":
+    stage.run(verify)
