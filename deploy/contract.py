@@ -106,7 +106,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         Refused: missing, truncated, or holding Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise Refused(f"{path}: not found. `dvc repro` makes it.") from None

@@ -15,7 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH = 560
 
 
-def accuracy(rows: list[dict[str, Any]], budget: float, unit: str) -> str:
+def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) -> str:
     """The drop of each target with its bounds, against the budget.
 
     Args:
@@ -26,7 +26,7 @@ def accuracy(rows: list[dict[str, Any]], budget: float, unit: str) -> str:
     reach = [0.0, budget, *(row["lower"] for row in rows), *(row["upper"] for row in rows)]
     scale = alt.Scale(domain=[min(reach) - 0.1 * budget, max(reach) + 0.1 * budget], nice=False)
     bars = base.mark_rule(strokeWidth=3, color=COLOURS[0]).encode(
-        x=alt.X("lower:Q", title=f"accuracy lost, {unit} (95 % bounds; line: budget)", scale=scale), x2="upper:Q", y=y
+        x=alt.X("lower:Q", title=f"{metric} lost, {unit} (95 % bounds; line: budget)", scale=scale), x2="upper:Q", y=y
     )
     points = base.mark_point(filled=True, size=70, color=COLOURS[0], opacity=1).encode(x=alt.X("drop:Q", scale=scale), y=y)
     lines = alt.Chart(alt.Data(values=[{"at": 0.0, "kind": "none"}, {"at": budget, "kind": "budget"}]))
@@ -47,11 +47,12 @@ def latency(latency_s: dict[str, list[float]]) -> str:
         for share, at in zip(shares, np.quantile(samples, shares))
     ]
     names = list(latency_s)
+    spaced = alt.Axis(labelOverlap="greedy", labelSeparation=8)
     chart = (
         alt.Chart(alt.Data(values=values))
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
-            x=alt.X("ms:Q", title="latency of one request, milliseconds (log)", scale=alt.Scale(type="log")),
+            x=alt.X("ms:Q", title="latency of one request, milliseconds (log)", scale=alt.Scale(type="log", nice=False), axis=spaced),
             y=alt.Y("share:Q", title="requests answered within, %"),
             color=alt.Color("target:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(COLOURS))),
         )
@@ -86,7 +87,7 @@ def training(history: list[dict[str, float]], metric: str, unit: str, kept: int)
     spreads = []
     for kind in ("weights", "biases"):
         ends = rows.mark_area(opacity=0.25, color=COLOURS[0]).encode(
-            x=x, y=alt.Y(f"{kind}_min:Q", title=f"{kind}: range, quartiles, median"), y2=f"{kind}_max:Q"
+            x=x, y=alt.Y(f"{kind}_min:Q", title=kind), y2=f"{kind}_max:Q"
         )
         quartiles = rows.mark_area(opacity=0.45, color=COLOURS[0]).encode(x=x, y=f"{kind}_p25:Q", y2=f"{kind}_p75:Q")
         middle = rows.mark_line(color=COLOURS[0]).encode(x=x, y=f"{kind}_p50:Q")
@@ -98,12 +99,13 @@ def training(history: list[dict[str, float]], metric: str, unit: str, kept: int)
 def _svg(chart: Any) -> str:
     styled = chart.configure(
         background="transparent",
-        font="system-ui, sans-serif",
+        font="Liberation Sans, Arial, Helvetica, sans-serif",  # what Vega measures with: no label is cut off
+        padding={"left": 24, "right": 12, "top": 6, "bottom": 6},
         axis=alt.Axis(
             labelColor=INK, titleColor=INK, domainColor=INK, tickColor=INK, gridColor=INK, gridOpacity=0.12, labelLimit=260,
             titleFontWeight="normal",
         ),
-        legend=alt.LegendConfig(labelColor=INK, titleColor=INK, orient="top", labelLimit=260),
+        legend=alt.LegendConfig(labelColor=INK, titleColor=INK, orient="top", labelLimit=260, columns=3, columnPadding=24),
         view=alt.ViewConfig(stroke=None),
     )
     return str(vl_convert.vegalite_to_svg(styled.to_dict()))

@@ -149,7 +149,8 @@ def to_fp16(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> tuple[onn
     for node in converted.graph.node:  # the converter leaves a Cast of the network's own as it was
         if node.op_type == "Cast" and node.name in casts - set(kept):
             node.attribute[0].i = onnx.TensorProto.FLOAT16
-    return converted, kept
+    converted.graph.ClearField("value_info")  # it kept types of tensors that are gone
+    return onnx.shape_inference.infer_shapes(converted, strict_mode=True), kept
 
 
 def to_int8(

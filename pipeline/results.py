@@ -1,0 +1,65 @@
+"""``make results``: keep what this host measured, and bring the README's tables up to it.
+
+The only writer of ``results/``. Not a stage: a run elsewhere must not change what is committed.
+"""
+
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import Refused
+from deploy.files import read_json, write_bytes, write_json
+from pipeline import stage
+from pipeline.recipe import Project
+from pipeline.report import not_measured, table
+
+BLOCK = re.compile(r"(<!-- results: made by `make results` -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def results(project: Project) -> None:
+    """Write ``results/<host>.json`` and the README's block."""
+    host = read_json(project.build / "host.json")
+    write_json(
+        project.root / "results" / f"{host['name']}.json",
+        {
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": _git("rev-parse", "HEAD"),
+            "host": host,
+            "verdicts": read_json(project.build / "verdicts.json"),
+        },
+    )
+    readme = project.root / "README.md"
+    write_bytes(readme, with_tables(readme.read_text(), project.root / "results").encode())
+
+
+def with_tables(readme: str, folder: Path) -> str:
+    """``readme`` with its block made anew from every ``results/<host>.json``."""
+    if not BLOCK.search(readme):
+        raise Refused("README.md: the lines that begin and end its block of results are missing; put them back")
+    block = "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json")))
+    return BLOCK.sub(lambda found: found[1] + block + found[2], readme)
+
+
+def _block(result: dict[str, Any]) -> str:
+    host, packages = result["host"], result["host"]["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "onnxruntime-gpu", "onnxruntime") if name in packages)
+    absent = sum(len(rows) for rows in not_measured(result["verdicts"]).values())
+    return (
+        f"{table(result['verdicts'])}\n\n"
+        f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one thread; "
+        f"{result['date']}, commit `{result['commit'][:10]}`. Not measured on this host, each with its reason in the "
+        f"report: {absent} rows.\n"
+    )
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(["git", *words], capture_output=True, text=True)
+    if answer.returncode:
+        raise Refused(f"git {' '.join(words)}: {answer.stderr.strip()}; results are kept with the commit they were measured at")
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    stage.run(results)

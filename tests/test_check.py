@@ -1,0 +1,89 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from deploy.errors import Refused
+from pipeline.check import check
+from pipeline.recipe import load_project
+
+RIGHT = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"root": str(ROOT)}
+
+
+def checked(tmp_path: Path, params: dict[str, Any]) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(params | {"build": str(tmp_path / "build")}))
+    check(load_project(file))
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The right params with the value at ``path`` replaced; ``DELETE`` removes it."""
+    params = copy.deepcopy(RIGHT)
+    *folders, last = path.split("/")
+    place = params
+    for folder in folders:
+        place = place[folder]
+    if value == "DELETE":
+        del place[last]
+    else:
+        place[last] = value
+    return params
+
+
+def test_the_projects_own_params_pass(tmp_path: Path) -> None:
+    checked(tmp_path, RIGHT)
+    assert (tmp_path / "build" / "check.ok").read_text() == "ok\n"
+
+
+G = "recipes/gorner_digits"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"{G}/flor", 3, "recipes: gorner_digits: unknown key 'flor'; did you mean 'floor'?"),
+        (f"{G}/train/epoch", 3, "gorner_digits: train: unknown key 'epoch'; did you mean 'epochs'?"),
+        (f"{G}/floor", "DELETE", "gorner_digits: 'floor' is missing"),
+        (f"{G}/budget/drop", "1", "budget: drop: '1' (str) came, a number was expected"),
+        (f"{G}/budget/drop", True, "budget: drop: True (bool) came, a number was expected"),
+        (f"{G}/budget/drop", float("nan"), "budget: drop: nan came, a number above 0 was expected"),
+        (f"{G}/budget/latency_ratio", {"onnxruntime-cpu-fp23": 1.0}, "no target 'onnxruntime-cpu-fp23'; did you mean 'onnxruntime-cpu-fp32'?"),
+        (f"{G}/train/batch", 2.5, "train: batch: 2.5 (float) came, a whole number was expected"),
+        (f"{G}/train/rate", -1.0, "train: rate: -1.0 came, a number above 0 was expected"),
+        (f"{G}/network/file", "gornr", "network: file: no network file 'gornr'; did you mean 'gorner'?"),
+        (f"{G}/network/class", "GornerCN", "network: class: no network 'GornerCN'; did you mean 'GornerCNN'?"),
+        (f"{G}/network/arguments", {"chanels": []}, "arguments: no argument 'chanels'; did you mean 'channels'?"),
+        (f"{G}/task", "clasification", "task: no task 'clasification'; did you mean 'classification'?"),
+        (f"{G}/data", "digit", "data: no data set 'digit'; did you mean 'digits'?"),
+        ("datasets", ["digitz"], "datasets: no data set 'digitz'; did you mean 'digits'?"),
+        (f"{G}/precisions", ["fp32", "int8-cpus"], "no precision 'int8-cpus'; did you mean 'int8-cpu'?"),
+        (f"{G}/precisions", ["fp16"], "fp32 is missing"),
+        ("recipes/..%2f", {}, "'network' is missing"),
+        ("recipes", {}, "no recipe under `recipes:`"),
+        ("recipes", [1], "recipes: [1] (list) came, a map was expected"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_is_named_with_the_right_one(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    with pytest.raises(Refused) as refused:
+        checked(tmp_path, changed(path, value))
+    assert message in str(refused.value)
+    assert "params.yaml" in str(refused.value)
+    assert not (tmp_path / "build" / "check.ok").exists()
+
+
+def test_a_recipes_name_cannot_leave_the_build_folder(tmp_path: Path) -> None:
+    params = copy.deepcopy(RIGHT)
+    params["recipes"] = {"../evil": params["recipes"]["gorner_digits"]}
+    with pytest.raises(Refused, match=r"'\.\./evil' came, a name of small letters, digits and _ was expected"):
+        checked(tmp_path, params)
+
+
+def test_no_yaml_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("recipes: [")
+    with pytest.raises(Refused, match="not YAML"):
+        load_project(tmp_path / "params.yaml")
+    with pytest.raises(Refused, match="not found in .*Run this from the folder that holds it"):
+        load_project(tmp_path / "absent.yaml")

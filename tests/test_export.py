@@ -1,0 +1,110 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import NAME
+
+from deploy.contract import load_arrays
+from deploy.errors import Refused
+from deploy.files import read_json, sha256
+from deploy.numeric import error_max
+from deploy.runtimes import open_onnxruntime
+from models.gorner import GornerCNN
+from models.linear import SoftmaxRegression
+from models.scaled import Scaled
+from pipeline.export import check_graph, to_onnx
+from pipeline.network import open_pytorch
+from pipeline.recipe import Project
+
+OUTPUTS = ("logits",)
+EXAMPLES = {"image": np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).astype(np.uint8)}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [SoftmaxRegression((1, 8, 8), 10), GornerCNN((1, 8, 8), 10), GornerCNN((1, 8, 8), 10, (6, 12, 24), 6, 0.3)],
+    ids=["softmax", "gorner", "gorner wide"],
+)
+def test_onnxruntime_answers_as_pytorch_on_random_weights_at_two_batch_sizes(network: torch.nn.Module, tmp_path) -> None:
+    network = Scaled(network, 4.9, 6.0).eval()
+    model = to_onnx(network, EXAMPLES, OUTPUTS)
+    onnx.save(model, tmp_path / "network.onnx")
+    deployed = open_onnxruntime(tmp_path / "network.onnx")
+    trained = open_pytorch(network, OUTPUTS)
+    for batch in (1, 7):
+        feed = {"image": EXAMPLES["image"][:batch]}
+        truth = open_pytorch(network.double(), OUTPUTS)(feed)
+        network.float()
+        assert deployed(feed)["logits"].shape == (batch, 10)
+        assert error_max(deployed(feed), truth) <= 10 * error_max(trained(feed), truth) + 1e-7
+
+
+def test_the_graph_says_what_it_is_and_not_where_it_was_made(project: Project) -> None:
+    file = project.build / "export" / NAME / "network.onnx"
+    model = onnx.load(file)
+    facts = {prop.key: prop.value for prop in model.metadata_props}
+    assert facts["recipe"] == NAME
+    assert facts["weights_sha256"] == sha256(project.build / "train" / NAME / "weights.safetensors")
+    assert str(project.root).encode() not in file.read_bytes()
+    assert b"stack_trace" not in file.read_bytes()
+    assert read_json(file.parent / "io.json") == {
+        "network": {
+            "inputs": [{"name": "image", "dtype": "uint8", "shape": ["batch", 1, 8, 8]}],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}],
+        }
+    }
+
+
+def test_equal_weights_give_equal_graphs() -> None:
+    network = Scaled(GornerCNN((1, 8, 8), 10), 5.0, 6.0).eval()
+    first, again = (to_onnx(network, EXAMPLES, OUTPUTS).SerializeToString() for _ in range(2))
+    assert first == again
+
+
+def test_recorded_answers_are_the_trained_networks(project: Project) -> None:
+    answers = {
+        dtype: load_arrays(project.build / "export" / NAME / "answers" / f"{dtype}.npz")["logits"]
+        for dtype in ("float32", "float64")
+    }
+    assert answers["float32"].dtype == np.float32 and answers["float64"].dtype == np.float64
+    assert answers["float32"].shape == (900, 10)
+    assert 0 < np.abs(answers["float32"] - answers["float64"]).max() < 1e-4
+
+
+class Fixed(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.to(torch.float32).reshape(2, 64)
+
+
+def test_a_batch_that_is_baked_in_is_refused() -> None:
+    with pytest.raises(Refused, match="Fixed cannot be exported"):
+        to_onnx(Fixed(), EXAMPLES, OUTPUTS)
+    model = to_onnx(Scaled(SoftmaxRegression((1, 8, 8), 10)).eval(), EXAMPLES, OUTPUTS)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(Refused, match="image: its first axis is fixed at 2, expected the free axis 'batch'"):
+        check_graph(model, SoftmaxRegression((1, 8, 8), 10), EXAMPLES, OUTPUTS)
+
+
+def test_a_graph_that_does_not_run_at_another_batch_is_refused() -> None:
+    network = Scaled(SoftmaxRegression((1, 8, 8), 10)).eval()
+    model = to_onnx(network, EXAMPLES, OUTPUTS)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT64:  # the shape that Reshape takes: (-1, 64) becomes (2, 64)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([2, 64]), tensor.name))
+    model.graph.ClearField("value_info")
+    with pytest.raises(Refused, match="ONNX's checker refuses|does not run at batch 1"):
+        check_graph(model, network, EXAMPLES, OUTPUTS)
+
+
+def test_a_graph_that_the_checker_refuses_is_refused_in_its_words() -> None:
+    network = Scaled(SoftmaxRegression((1, 8, 8), 10)).eval()
+    model = to_onnx(network, EXAMPLES, OUTPUTS)
+    model.graph.node[-1].input[0] = "nothing makes this"
+    with pytest.raises(Refused, match="ONNX's checker refuses the exported graph: .*nothing makes this"):
+        check_graph(model, network, EXAMPLES, OUTPUTS)
+
+
+def test_a_graph_of_other_weights_is_refused() -> None:
+    one, other = (Scaled(SoftmaxRegression((1, 8, 8), 10)).eval() for _ in range(2))
+    with pytest.raises(Refused, match="from the float64 network, expected at most"):
+        check_graph(to_onnx(one, EXAMPLES, OUTPUTS), other, EXAMPLES, OUTPUTS)

@@ -1,0 +1,114 @@
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NAME
+from safetensors.torch import load_file, save_file
+
+from deploy.contract import load_arrays
+from deploy.errors import Refused
+from deploy.files import read_json
+from pipeline import losses
+from pipeline.network import build_network, load_network
+from pipeline.recipe import Network, Project, Training
+from pipeline.train import fit, spread
+
+LINEAR = Network("linear", "SoftmaxRegression", {})
+DATA = {"shape": [1, 8, 8], "classes": list("0123456789")}
+
+
+@pytest.fixture
+def examples(project: Project) -> dict[str, dict[str, np.ndarray]]:
+    return {split: load_arrays(project.build / "prepare" / "digits" / f"{split}.npz") for split in ("train", "select")}
+
+
+def trained(examples: dict[str, dict[str, np.ndarray]], **changes: object) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    torch.manual_seed(0)
+    network = build_network(LINEAR, DATA, 5.0, 6.0)
+    training = dataclasses.replace(Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3), **changes)
+    history = fit(network, losses.classification, training, examples, lambda: {"accuracy": 0.0}, "linear")
+    return network, history
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(examples: dict) -> None:
+    first, again, other = (trained(examples, seed=seed)[0].state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_loss_falls_and_the_best_epoch_is_kept(examples: dict) -> None:
+    network, history = trained(examples, epochs=40, rate=0.2, patience=3)
+    losses_on_select = [row["select_loss"] for row in history]
+    best = int(np.argmin(losses_on_select))
+    assert losses_on_select[best] < losses_on_select[0]
+    assert len(history) == min(40, best + 1 + 3)  # it stopped `patience` epochs after the best
+    batch = {key: torch.from_numpy(array) for key, array in examples["select"].items()}
+    with torch.inference_mode():
+        kept = float(losses.classification(network(batch["image"]), batch))
+    assert kept == losses_on_select[best]
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_fix(examples: dict) -> None:
+    with pytest.raises(Refused, match=r"linear, epoch 0.*the loss is nan, expected a finite number. Lower `rate` \(now 0.01\).*or look for NaN in the data"):
+        spoilt = examples["train"] | {"image": np.full((650, 1, 8, 8), np.nan, np.float32)}
+        trained(examples | {"train": spoilt})
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"channels_last": True}])
+def test_fast_mode_learns_as_well(examples: dict, changes: dict) -> None:
+    plain, fast = (trained(examples, epochs=10, **kind)[1][-1]["select_loss"] for kind in ({}, changes))
+    assert fast == pytest.approx(plain, rel=0.05)
+
+
+def test_spread_is_that_of_all_weights_and_all_biases() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    row = spread(network)
+    weights = torch.cat([network[0].weight.flatten(), network[1].weight.flatten()])
+    assert row["weights_min"] == pytest.approx(float(weights.min().detach()))
+    assert row["weights_p50"] == pytest.approx(float(weights.detach().quantile(0.5)))
+    assert row["biases_max"] == pytest.approx(float(torch.cat([network[0].bias, network[1].bias]).max().detach()))
+
+
+def test_the_stage_writes_weights_and_a_history_for_plots(project: Project) -> None:
+    folder = project.build / "train" / NAME
+    with open(folder / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    assert len(history) <= 30
+    assert {"epoch", "train_loss", "select_loss", "accuracy", "weights_p25", "biases_max"} <= set(history[0])
+    weights = load_file(folder / "weights.safetensors")
+    image = load_arrays(project.build / "prepare" / "digits" / "train.npz")["image"]
+    assert float(weights["mean"]) == pytest.approx(image.mean())
+    assert float(weights["deviation"]) == pytest.approx(image.std())
+
+
+def test_weights_that_are_damaged_or_of_another_network_are_refused(project: Project, tmp_path: Path) -> None:
+    recipe = project.recipe(NAME)
+    data = read_json(project.build / "prepare" / "digits" / "data.json")
+    right = project.build / "train" / NAME / "weights.safetensors"
+    (tmp_path / "cut.safetensors").write_bytes(right.read_bytes()[:1000])
+    with pytest.raises(Refused, match=r"cut\.safetensors: damaged, or no safetensors file.*Train again"):
+        load_network(recipe.network, data, tmp_path / "cut.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights here")
+    with pytest.raises(Refused, match="damaged, or no safetensors file"):
+        load_network(recipe.network, data, tmp_path / "text.safetensors")
+    with pytest.raises(Refused, match="not found"):
+        load_network(recipe.network, data, tmp_path / "absent.safetensors")
+    tensors = load_file(right)
+    alien = dict(tensors)
+    alien["network.dense.weight"] = torch.zeros(3, 4)
+    alien["network.extra"] = alien.pop("network.conv1.bias")
+    save_file(alien, tmp_path / "alien.safetensors")
+    with pytest.raises(Refused) as refused:
+        load_network(recipe.network, data, tmp_path / "alien.safetensors")
+    message = str(refused.value)
+    assert "these are not the weights of GornerCNN (models/gorner.py)" in message
+    assert "network.conv1.bias: missing, expected [6]" in message
+    assert "network.extra: unknown, came [6]" in message
+    assert "network.dense.weight: came [3, 4], expected [200, 96]" in message
+    tensors["network.dense.bias"][0] = float("nan")
+    save_file(tensors, tmp_path / "nan.safetensors")
+    with pytest.raises(Refused, match=r"network\.dense\.bias: not finite"):
+        load_network(recipe.network, data, tmp_path / "nan.safetensors")
