@@ -5,6 +5,7 @@ The drop is d = (b - c) / n, positive where the deployed network is worse.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,7 +117,8 @@ def bootstrap_drop(drop: Callable[[np.ndarray], float], n: int, seed: int = 0) -
     Returns:
         ``None`` where so few units differ that BCa is undefined.
     """
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told by None
         result = stats.bootstrap(
             (np.arange(n),),
             lambda index: drop(index),

@@ -1,0 +1,200 @@
+import ctypes
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import NAME
+from onnx import TensorProto, helper
+
+from deploy import engine as engine_module
+from deploy.contract import Bundle
+from deploy.cuda import Cuda
+from deploy.engine import build_engine, load_tensorrt, open_engine
+from deploy.errors import Refused
+from deploy.files import read_json, sha256
+from deploy.targets import RTX_COMPUTE_CAPABILITIES, engine_targets
+from pipeline.recipe import Project
+
+INPUTS = [{"name": "image", "dtype": "uint8", "shape": ["batch", 1, 8, 8]}]
+
+
+def test_every_engine_target_has_an_engine_or_a_reason(project: Project) -> None:
+    folder = project.build / "engines" / NAME
+    built = read_json(folder / "build.json")
+    assert list(built) == [target.name for target in engine_targets()]
+    assert len(built) == 3 + 3 * len(RTX_COMPUTE_CAPABILITIES)
+    for name, entry in built.items():
+        if "reason" in entry:
+            assert len(entry["reason"]) > 20, name
+            continue
+        for file in entry["files"].values():
+            assert sha256(folder / file["file"]) == file["sha256"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TensorRT-RTX has no wheel here")
+def test_rtx_builds_every_precision_for_every_card(project: Project) -> None:
+    """`make test` installs TensorRT-RTX on x86-64 Linux; elsewhere the reason is what is tested."""
+    pytest.importorskip("tensorrt_rtx")
+    built = read_json(project.build / "engines" / NAME / "build.json")
+    rows = {name: entry for name, entry in built.items() if name.startswith("tensorrt-rtx")}
+    assert all("reason" not in entry for entry in rows.values()), rows
+    layers = rows["tensorrt-rtx-sm86-int8"]["layers"]["network"]
+    assert sum(layer["type"] == "CONVOLUTION" for layer in layers) == 3
+    assert any(layer["dtype"] == "INT8" for layer in layers)
+    half = rows["tensorrt-rtx-sm86-fp16"]["layers"]["network"]
+    assert {layer["dtype"] for layer in half if layer["type"] == "CONVOLUTION"} == {"HALF"}
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(engine_module.importlib, "import_module", absent)
+    with pytest.raises(Refused, match=r"tensorrt_rtx is not installed: pip install -c constraints\.txt -e '\.\[rtx\]'"):
+        load_tensorrt("tensorrt_rtx")
+
+
+def test_a_node_that_the_compiler_refuses_is_named(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    tensor = helper.make_tensor_value_info
+    node = helper.make_node("MaxUnpool", ["x", "i"], ["y"], "unpool", kernel_shape=[2, 2], strides=[2, 2])
+    graph = helper.make_graph(
+        [node],
+        "unpool",
+        [tensor("x", TensorProto.FLOAT, ["batch", 1, 4, 4]), tensor("i", TensorProto.INT64, ["batch", 1, 4, 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    inputs = [{"name": name, "shape": ["batch", 1, 4, 4]} for name in "xi"]
+    with pytest.raises(Refused, match=r"g\.onnx: tensorrt_rtx .* cannot parse this graph: .*MaxUnpool"):
+        build_engine(trt, tmp_path / "g.onnx", tmp_path / "g.engine", inputs, "8.6")
+    assert not (tmp_path / "g.engine").exists()
+
+
+def test_a_truncated_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    (tmp_path / "cut.onnx").write_bytes(bundle.path(bundle.graphs["fp32"]["network"]).read_bytes()[:900])
+    with pytest.raises(Refused, match=r"cut\.onnx: tensorrt_rtx .* cannot parse this graph"):
+        build_engine(trt, tmp_path / "cut.onnx", tmp_path / "cut.engine", INPUTS, "8.6")
+
+
+class HostCuda(Cuda):
+    """The device's memory is the host's: copies and addresses are real, and each is recorded."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Any] = {}
+        self.copies = 0
+
+    def stream(self) -> int:
+        return 7
+
+    def malloc(self, size: int) -> int:
+        block = (ctypes.c_char * size)()
+        self.blocks[ctypes.addressof(block)] = block
+        return ctypes.addressof(block)
+
+    def free(self, address: int) -> None:
+        del self.blocks[address]
+
+    def synchronize(self, stream: int) -> None:
+        assert stream == 7
+
+    def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        ctypes.memmove(to, source, size)
+        self.copies += 1
+
+
+class FakeEngine:
+    """Doubles its input, float32 ``(batch, 2)``, batch 1 to 4; calls out of order fail."""
+
+    num_io_tensors = 2
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.addresses: dict[str, int] = {}
+
+    def get_tensor_name(self, i: int) -> str:
+        return ("x", "y")[i]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return {"x": "input", "y": "output"}[name]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "float32"
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, int]]:
+        return [(1, 2), (2, 2), (4, 2)]
+
+    def create_execution_context(self) -> "FakeEngine":
+        return self
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = tuple(shape)
+        return 1 <= shape[0] <= 4
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert self.shape, "the input's shape comes first"
+        return self.shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        count = int(np.prod(self.shape))
+        x, y = ((ctypes.c_float * count).from_address(self.addresses[name]) for name in "xy")
+        for i in range(count):
+            y[i] = 2 * x[i]
+        return True
+
+
+def fake_tensorrt(loaded: Any) -> types.SimpleNamespace:
+    class ILogger:
+        INTERNAL_ERROR, ERROR = 0, 1
+
+        def __init__(self) -> None: ...
+
+    runtime = types.SimpleNamespace(deserialize_cuda_engine=lambda data: loaded)
+    return types.SimpleNamespace(
+        __name__="fake",
+        __version__="0",
+        ILogger=ILogger,
+        Runtime=lambda log: runtime,
+        TensorIOMode=types.SimpleNamespace(INPUT="input"),
+        nptype=lambda dtype: np.dtype(dtype),
+    )
+
+
+def test_an_engine_runs_through_copies_at_any_batch_of_its_profile(tmp_path: Path) -> None:
+    (tmp_path / "e.engine").write_bytes(b"engine")
+    cuda = HostCuda()
+    run = open_engine(fake_tensorrt(FakeEngine()), tmp_path / "e.engine", cuda)
+    for batch in (3, 1, 4, 2):
+        x = np.random.default_rng(batch).normal(size=(batch, 2)).astype(np.float32)
+        np.testing.assert_array_equal(run({"x": x})["y"], 2 * x)
+    assert len(cuda.blocks) == 2  # buffers grow and are given back
+    assert cuda.copies == 8
+    with pytest.raises(Refused, match=r"x came with shape \(5, 2\); expected between \(1, 2\) and \(4, 2\)"):
+        run({"x": np.zeros((5, 2), np.float32)})
+    with pytest.raises(Refused, match="got inputs .*; expected 'x' among them"):
+        run({"z": x})
+
+
+def test_an_engine_of_another_gpu_is_refused_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "e.engine").write_bytes(b"engine")
+    with pytest.raises(Refused, match=r"e\.engine: fake 0 cannot load this engine on this GPU.*build it here"):
+        open_engine(fake_tensorrt(None), tmp_path / "e.engine", HostCuda())
+
+
+def test_where_cuda_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    with pytest.raises(Refused, match=r"none of libcudart\.so\.13, .* can be loaded: install the CUDA runtime"):
+        Cuda()

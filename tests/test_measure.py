@@ -1,0 +1,115 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import NAME
+
+from deploy.contract import Bundle
+from deploy.errors import Refused
+from deploy.files import read_json
+from deploy.host import describe
+from deploy.measure import measure
+from deploy.runtimes import open_onnxruntime
+from deploy.targets import Target, targets
+from pipeline.measure import measure as measure_stage
+from pipeline.recipe import Project
+
+
+def cpu(bundle: Bundle, precision: str) -> Target:
+    files = {"network": bundle.path(bundle.graphs[precision]["network"])}
+    return Target(precision, precision, files, lambda: {"network": open_onnxruntime(files["network"])})
+
+
+def test_the_stage_measures_what_is_here_and_gives_a_reason_for_the_rest(project: Project) -> None:
+    measure_stage(project, NAME)
+    facts = read_json(project.build / "measure" / f"{NAME}.json")
+    here = {name for name, row in facts["targets"].items() if not row["reason"]}
+    assert {"onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16", "onnxruntime-cpu-int8"} <= here
+    assert len(facts["targets"]) == 18
+    for name, row in facts["targets"].items():
+        if row["reason"]:
+            assert len(row["reason"]) > 20 and "statistics" not in row, name
+        else:
+            assert len(row["latency_s"]) == len(facts["trained"]["latency_s"]) == facts["latency"]["rounds"]
+            assert min(row["latency_s"]) > 0
+            assert len(row["statistics"]) == len(row["predicted"]) == facts["n"] == 900
+    assert "verdict" not in json.dumps(facts)  # facts, never a judgement
+
+
+def test_accuracy_and_latency_are_of_the_file_that_is_hashed(bundle: Bundle) -> None:
+    facts = measure(bundle, [cpu(bundle, "int8-cpu")], {"name": "here"})
+    row = facts["targets"]["int8-cpu"]
+    file = bundle.graphs["int8-cpu"]["network"]
+    assert row["sha256"]["network"] == row["graph_sha256"]["network"] == bundle.files[file]["sha256"]
+    assert row["size_bytes"] == bundle.files[file]["bytes"]
+    assert facts["contract_sha256"] == bundle.sha256
+
+
+def test_without_pytorch_the_recorded_answers_are_the_reference(bundle: Bundle) -> None:
+    facts = measure(bundle, [cpu(bundle, "fp32")], {"name": "board"})
+    assert "latency_s" not in facts["trained"]
+    assert len(facts["trained"]["statistics"]) == 900
+    assert 0 < facts["trained"]["error_max"] < 1e-4
+
+
+def test_a_trained_network_that_is_another_one_is_refused(bundle: Bundle) -> None:
+    exact = open_onnxruntime(bundle.path(bundle.graphs["fp32"]["network"]))
+
+    def other(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"logits": exact(inputs)["logits"] * 1.01}
+
+    with pytest.raises(Refused, match="the trained network at hand is not the one this bundle was made from"):
+        measure(bundle, [], {"name": "here"}, {"network": other})
+
+
+def test_a_target_that_cannot_be_opened_is_a_reason_and_the_others_go_on(bundle: Bundle) -> None:
+    def fail() -> dict:
+        raise Refused("its driver is too old")
+
+    broken = Target("broken", "fp32", {}, fail)
+    rows = measure(bundle, [broken, cpu(bundle, "fp32")], {"name": "here"})["targets"]
+    assert rows["broken"]["reason"] == "its driver is too old" and "latency_s" not in rows["broken"]
+    assert rows["fp32"]["reason"] == ""
+
+
+def test_answers_that_are_not_finite_are_recorded_as_such(bundle: Bundle) -> None:
+    def broken(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"logits": np.full((len(inputs["image"]), 10), np.nan, np.float32)}
+
+    row = measure(bundle, [Target("nan", "fp32", {}, lambda: {"network": broken})], {"name": "here"})["targets"]["nan"]
+    assert row["finite"] is False and row["error_max"] is None
+    assert np.sum(row["statistics"]) == 0
+
+
+def test_rows_of_a_host_with_a_gpu_and_of_one_without(bundle: Bundle, project: Project) -> None:
+    engines = project.build / "engines" / NAME
+    built = read_json(engines / "build.json")
+    host = describe() | {"gpus": []}
+    absent = {row.name: row.reason for row in targets(bundle, host, engines, built)}
+    assert absent["onnxruntime-cpu-fp32"] == ""
+    assert "no NVIDIA GPU on this host" in absent["onnxruntime-cuda-fp32"]
+    assert "was not built" in {r.name: r.reason for r in targets(bundle, host, engines, {})}["tensorrt-fp16"]
+    card = host | {"gpus": [{"name": "RTX 4090", "compute_capability": "8.9", "driver": "1"}]}
+    present = {row.name: row.reason for row in targets(bundle, card, engines, built)}
+    assert present["onnxruntime-cuda-int8"] == ""
+    if "reason" not in built["tensorrt-rtx-sm89-fp32"]:
+        assert present["tensorrt-rtx-sm89-fp32"] == ""
+        assert "no GPU of compute capability 8.6 on this host (8.9 here)" in present["tensorrt-rtx-sm86-fp32"]
+        stale = built["tensorrt-rtx-sm89-fp32"] | {"graph_sha256": {"network": "0"}}
+        again = targets(bundle, card, engines, built | {"tensorrt-rtx-sm89-fp32": stale})
+        assert "stale" in {row.name: row.reason for row in again}["tensorrt-rtx-sm89-fp32"]
+
+
+def test_a_precision_that_could_not_be_made_is_a_row_with_its_reason(bundle: Bundle, project: Project) -> None:
+    graphs = {precision: files for precision, files in bundle.graphs.items() if precision != "int8-cpu"}
+    poorer = dataclasses.replace(bundle, graphs=graphs, refused={"int8-cpu": "no layer to quantize"})
+    rows = {row.name: row for row in targets(poorer, describe(), project.build, {})}
+    assert rows["onnxruntime-cpu-int8"].reason == "no layer to quantize"
+
+
+def test_the_host_is_described_alike_twice_and_carries_its_instruction_set() -> None:
+    first = describe()
+    assert first == describe()
+    assert first["instruction_set"] and first["cores"] >= 1
+    assert set(first["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
