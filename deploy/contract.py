@@ -80,9 +80,7 @@ def open_bundle(folder: Path) -> Bundle:
         missing = sorted(set(named) - set(listed))
         expected = {path: (str(entry["sha256"]), int(entry["bytes"])) for path, entry in listed.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Refused(
-            f"{file}: incomplete or damaged ({type(error).__name__}: {error}). {_again(folder)}"
-        ) from None
+        raise Refused(f"{file}: incomplete or damaged ({type(error).__name__}: {error}). {_again(folder)}") from None
     if missing:
         raise Refused(f"{file}: names {missing[0]} but lists no hash for it. {_again(folder)}")
     for path, (digest, _) in expected.items():
@@ -137,7 +135,8 @@ def _check(path: Path, expected: str, folder: Path) -> None:
     came = sha256(path)
     if came != expected:
         raise Refused(
-            f"{path}: changed since the bundle was made: SHA-256 {came[:12]}…, expected {expected[:12]}…. {_again(folder)}"
+            f"{path}: changed since the bundle was made: SHA-256 {came[:12]}…, expected {expected[:12]}…. "
+            f"{_again(folder)}"
         )
 
 

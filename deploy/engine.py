@@ -32,9 +32,7 @@ def load_tensorrt(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise Refused(
-            f"{module} is not installed: pip install -c constraints.txt -e '.[{EXTRAS[module]}]'"
-        ) from None
+        raise Refused(f"{module} is not installed: pip install -c constraints.txt -e '.[{EXTRAS[module]}]'") from None
     except (ImportError, OSError) as error:
         raise Refused(f"{module} is installed but cannot be loaded here: {error}") from None
 
@@ -131,7 +129,8 @@ def open_engine(trt: ModuleType, engine: Path, cuda: Cuda | None = None) -> Run:
                 if not context.set_input_shape(name, array.shape):
                     expected = [tuple(s) for s in loaded.get_tensor_profile_shape(name, 0)]
                     raise Refused(
-                        f"{engine}: {name} came with shape {array.shape}; expected between {expected[0]} and {expected[2]}"
+                        f"{engine}: {name} came with shape {array.shape}; "
+                        f"expected between {expected[0]} and {expected[2]}"
                     )
                 at = address(name, array.nbytes)
                 cuda.to_device(at, array, stream)

@@ -1,5 +1,6 @@
 """What this machine is, as far as it bears on a measurement."""
 
+import importlib
 import os
 import platform
 import re
@@ -8,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 PACKAGES = ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch")
 
@@ -42,10 +45,8 @@ def instruction_set() -> list[str]:
 
     ``/proc/cpuinfo`` is no substitute: under user-mode emulation it shows the real host.
     """
-    try:
-        from numpy._core._multiarray_umath import __cpu_features__ as features
-    except ImportError:  # numpy 1.x, as on JetPack 6
-        from numpy.core._multiarray_umath import __cpu_features__ as features
+    core = "numpy._core" if hasattr(np, "_core") else "numpy.core"  # numpy 1.x, as on JetPack 6
+    features = importlib.import_module(f"{core}._multiarray_umath").__cpu_features__
     return sorted(name for name, present in features.items() if present)
 
 

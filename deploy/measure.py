@@ -40,10 +40,11 @@ def measure(
         progress: wraps the timed rounds, for a bar.
 
     Returns:
-        The measurement: ``recipe``, ``contract_sha256``, ``host``, ``n``, ``trained`` (recorded answers' ``statistics``,
-        ``predicted``, ``error_max``, and ``rounding``, what float32 alone costs), ``latency`` (how it was taken), and ``targets``: each with either ``reason`` (not
-        measured) or ``statistics`` ``(n, k)``, ``predicted``, ``finite``, ``error_max`` (against float64),
-        ``latency_s`` ``(rounds,)``, ``alone_s``, ``size_bytes``, ``sha256``, ``graph_sha256``.
+        The measurement: ``recipe``, ``task``, ``contract_sha256``, ``host``, ``n``; ``latency``, how it was taken;
+        ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``, and ``rounding``, what float32
+        alone costs; ``targets``: each with either a ``reason`` (not measured) or ``statistics`` ``(n, k)``,
+        ``predicted``, ``finite``, ``error_max`` (against float64), ``latency_s`` ``(rounds,)``, ``alone_s``,
+        ``size_bytes``, ``sha256``, ``graph_sha256``.
 
     Raises:
         Refused: the trained network that was handed in is not the one whose answers the bundle carries.
@@ -59,7 +60,8 @@ def measure(
         _check_trained(bundle, task.answer(trained, examples), recorded, exact)
         requests[TRAINED] = task.requests(trained, examples)
     for target in targets:
-        rows[target.name] = row = {"precision": target.precision, "reason": target.reason}
+        row: dict[str, Any] = {"precision": target.precision, "reason": target.reason}
+        rows[target.name] = row
         if target.reason:
             continue
         try:

@@ -76,9 +76,7 @@ def _onnxruntime(bundle: Bundle, host: dict[str, Any], device: str, name: str, p
     return Target(f"onnxruntime-{device}-{name}", precision, files, partial(_open_graphs, files, device), reason)
 
 
-def _engine(
-    bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any], engine: EngineTarget
-) -> Target:
+def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any], engine: EngineTarget) -> Target:
     entry = built.get(engine.name, {"reason": "it was not built: run the build stage"})
     files = {graph: engines / file["file"] for graph, file in entry.get("files", {}).items()}
     reason = entry.get("reason", "") or missing_graph(bundle, engine.precision)
@@ -109,5 +107,7 @@ def _open_engines(module: str, files: dict[str, Path], hashes: dict[str, str]) -
     trt = load_tensorrt(module)
     for graph, file in files.items():
         if not file.is_file() or sha256(file) != hashes[graph]:
-            raise Refused(f"{file}: missing or changed since it was built. Build it again: `dvc repro --force` its stage.")
+            raise Refused(
+                f"{file}: missing or changed since it was built. Build it again: `dvc repro --force` its stage."
+            )
     return {graph: open_engine(trt, file) for graph, file in files.items()}

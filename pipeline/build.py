@@ -1,4 +1,4 @@
-"""Stage ``build@recipe``: every TensorRT engine that this host can build, and a named reason for every one it cannot."""
+"""Stage ``build@recipe``: every TensorRT engine that this host can build, and a reason for every one it cannot."""
 
 import shutil
 import time
@@ -39,7 +39,9 @@ def _build(bundle: Bundle, host: dict[str, Any], folder: Path, target: EngineTar
     if reason := missing_graph(bundle, target.precision):
         raise Refused(reason)
     if target.compute_capability is None and not host["gpus"]:
-        raise Refused("no NVIDIA GPU on this host, and TensorRT builds for the GPU that is there; build on one: `dvc repro`")
+        raise Refused(
+            "no NVIDIA GPU on this host, and TensorRT builds for the GPU that is there; build on one: `dvc repro`"
+        )
     trt = load_tensorrt(target.module)
     files, layers = {}, {}
     start = time.perf_counter()

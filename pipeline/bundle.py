@@ -1,4 +1,7 @@
-"""Stage ``bundle@recipe``: gather what crosses to deployment, hash it, write the contract. The only writer of a bundle."""
+"""Stage ``bundle@recipe``: gather what crosses to deployment, hash it, write the contract.
+
+The only writer of a bundle.
+"""
 
 import shutil
 from pathlib import Path
@@ -48,7 +51,8 @@ def bundle(project: Project, name: str) -> None:
         "data": {"name": facts["name"], "licence": facts["licence"], "sha256": facts["sha256"]},
         "weights": {"sha256": sha256(trained / "weights.safetensors")},
         "files": {
-            path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files
+            path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in files
         },
     }
     write_json(folder / "contract.json", contract)

@@ -28,7 +28,9 @@ def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) 
     bars = base.mark_rule(strokeWidth=3, color=COLOURS[0]).encode(
         x=alt.X("lower:Q", title=f"{metric} lost, {unit} (95 % bounds; line: budget)", scale=scale), x2="upper:Q", y=y
     )
-    points = base.mark_point(filled=True, size=70, color=COLOURS[0], opacity=1).encode(x=alt.X("drop:Q", scale=scale), y=y)
+    points = base.mark_point(filled=True, size=70, color=COLOURS[0], opacity=1).encode(
+        x=alt.X("drop:Q", scale=scale), y=y
+    )
     lines = alt.Chart(alt.Data(values=[{"at": 0.0, "kind": "none"}, {"at": budget, "kind": "budget"}]))
     marks = lines.mark_rule(strokeWidth=1.5).encode(
         x="at:Q",
@@ -40,11 +42,11 @@ def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) 
 
 def latency(latency_s: dict[str, list[float]]) -> str:
     """The share of requests answered within a time, for each target, log time axis."""
-    shares = np.r_[np.linspace(0, 0.98, 99), 0.985, 0.99, 0.995, 1.0]
+    shares = [*(i / 100 for i in range(99)), 0.985, 0.99, 0.995, 1.0]
     values = [
-        {"target": target, "ms": 1e3 * float(at), "share": 100 * float(share)}
+        {"target": target, "ms": 1e3 * at, "share": 100 * share}
         for target, samples in latency_s.items()
-        for share, at in zip(shares, np.quantile(samples, shares))
+        for share, at in zip(shares, np.quantile(samples, shares).tolist())
     ]
     names = list(latency_s)
     spaced = alt.Axis(labelOverlap="greedy", labelSeparation=8)
@@ -52,7 +54,12 @@ def latency(latency_s: dict[str, list[float]]) -> str:
         alt.Chart(alt.Data(values=values))
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
-            x=alt.X("ms:Q", title="latency of one request, milliseconds (log)", scale=alt.Scale(type="log", nice=False), axis=spaced),
+            x=alt.X(
+                "ms:Q",
+                title="latency of one request, milliseconds (log)",
+                scale=alt.Scale(type="log", nice=False),
+                axis=spaced,
+            ),
             y=alt.Y("share:Q", title="requests answered within, %"),
             color=alt.Color("target:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(COLOURS))),
         )
@@ -69,7 +76,9 @@ def training(history: list[dict[str, float]], metric: str, unit: str, kept: int)
     rule = alt.Chart(alt.Data(values=[{"epoch": kept}])).mark_rule(color=INK, strokeDash=[2, 3]).encode(x="epoch:Q")
     x = alt.X("epoch:Q", title="epoch")
     losses = [
-        {"epoch": row["epoch"], "loss": row[f"{split}_loss"], "split": split} for row in history for split in ("train", "select")
+        {"epoch": row["epoch"], "loss": row[f"{split}_loss"], "split": split}
+        for row in history
+        for split in ("train", "select")
     ]
     loss = (
         alt.Chart(alt.Data(values=losses))
@@ -102,10 +111,18 @@ def _svg(chart: Any) -> str:
         font="Liberation Sans, Arial, Helvetica, sans-serif",  # what Vega measures with: no label is cut off
         padding={"left": 24, "right": 12, "top": 6, "bottom": 6},
         axis=alt.Axis(
-            labelColor=INK, titleColor=INK, domainColor=INK, tickColor=INK, gridColor=INK, gridOpacity=0.12, labelLimit=260,
+            labelColor=INK,
+            titleColor=INK,
+            domainColor=INK,
+            tickColor=INK,
+            gridColor=INK,
+            gridOpacity=0.12,
+            labelLimit=260,
             titleFontWeight="normal",
         ),
-        legend=alt.LegendConfig(labelColor=INK, titleColor=INK, orient="top", labelLimit=260, columns=3, columnPadding=24),
+        legend=alt.LegendConfig(
+            labelColor=INK, titleColor=INK, orient="top", labelLimit=260, columns=3, columnPadding=24
+        ),
         view=alt.ViewConfig(stroke=None),
     )
     return str(vl_convert.vegalite_to_svg(styled.to_dict()))

@@ -72,11 +72,17 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own, about PyTorch's internals
             program = torch.onnx.export(
-                network, inputs, dynamo=True, dynamic_shapes=free, input_names=names, output_names=list(outputs), verbose=False
+                network,
+                inputs,
+                dynamo=True,
+                dynamic_shapes=free,
+                input_names=names,
+                output_names=list(outputs),
+                verbose=False,
             )
     except Exception as error:  # the exporter has no common class
         raise Refused(f"{type(network).__name__} cannot be exported: {error}") from None
-    model = program.model_proto
+    model = program.model_proto  # type: ignore[union-attr]  # without a file name it returns one
     _strip(model)
     return model
 
@@ -102,7 +108,9 @@ def check_graph(
     for tensor in [*model.graph.input, *model.graph.output]:
         first = tensor.type.tensor_type.shape.dim[0]
         if first.dim_param != "batch":
-            raise Refused(f"{tensor.name}: its first axis is fixed at {first.dim_value}, expected the free axis 'batch'")
+            raise Refused(
+                f"{tensor.name}: its first axis is fixed at {first.dim_value}, expected the free axis 'batch'"
+            )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -121,9 +129,9 @@ def check_graph(
         if wrong := {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}:
             raise Refused(f"at batch {batch} the exported graph gives other shapes than the network: {wrong}")
         allowed = 10 * max(error_max(trained(feed), truth), 2 * rounding(truth))
-        if not (error := error_max(came, truth)) <= allowed:
+        if not (distance := error_max(came, truth)) <= allowed:
             raise Refused(
-                f"at batch {batch} the exported graph is {error:.3g} from the float64 network, expected at most "
+                f"at batch {batch} the exported graph is {distance:.3g} from the float64 network, expected at most "
                 f"{allowed:.3g}, ten times the trained network's own error"
             )
 

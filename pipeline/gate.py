@@ -1,4 +1,4 @@
-"""Stage ``gate``: exit with an error on any ``FAIL``. It writes nothing, so that it fails again until the cause is mended.
+"""Stage ``gate``: exit with an error on any ``FAIL``; it writes nothing, so that it fails again until that is mended.
 
 ``python -m pipeline.gate --strict`` fails on anything but ``PASS``.
 """
@@ -9,7 +9,7 @@ from deploy.errors import Refused
 from deploy.files import read_json
 from pipeline import stage
 from pipeline.recipe import Project
-from pipeline.verify import FAIL, PASS
+from pipeline.verdicts import FAIL, PASS
 
 
 def gate(project: Project, strict: bool = False) -> None:
@@ -21,7 +21,10 @@ def gate(project: Project, strict: bool = False) -> None:
     metrics = read_json(project.build / "metrics.json")
     rows = [(name, target, row) for name, targets in metrics.items() for target, row in targets.items()]
     stopped = [row for row in rows if (row[2]["verdict"] != PASS if strict else row[2]["verdict"] == FAIL)]
-    counts = {verdict: sum(row[2]["verdict"] == verdict for row in rows) for verdict in sorted({r[2]["verdict"] for r in rows})}
+    counts = {
+        verdict: sum(row[2]["verdict"] == verdict for row in rows)
+        for verdict in sorted({r[2]["verdict"] for r in rows})
+    }
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if stopped:
         lines = [f"  {name} on {target}: {row['verdict']}: {row['reason']}" for name, target, row in stopped]

@@ -18,6 +18,9 @@ BOOTSTRAPS = 4_999
 BLOCK = 10  # rounds of a latency run that are resampled together
 
 
+Counts = np.ndarray | np.float64
+
+
 @dataclass(frozen=True)
 class Interval:
     """One-sided bounds of level ``1 - ALPHA`` each: together a two-sided interval of ``1 - 2 ALPHA``."""
@@ -26,14 +29,16 @@ class Interval:
     upper: float
 
 
-def tango_score(b: np.ndarray, c: np.ndarray, n: int, d0: float) -> np.ndarray:
+def tango_score(b: Counts, c: Counts, n: int, d0: float) -> np.ndarray:
     """The score statistic of Tango (1998), Statistics in Medicine 17:891-908, eq. 4, for H: d = d0.
 
     Increasing in b where b + c is fixed; 0 where numerator and variance are both 0. Arrays of one shape.
     """
     linear = -b - c + (2 * n - b + c) * d0
     constant = -c * d0 * (1 - d0)
-    q = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)  # P(trained wrong, deployed right) under H
+    q = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (
+        4 * n
+    )  # P(trained wrong, deployed right) under H
     variance = n * np.maximum(2 * q + d0 * (1 - d0), 0)
     difference = b - c - n * d0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -64,9 +69,9 @@ def p_not_worse(b: int, c: int, n: int, d0: float, spent: float = SPENT) -> floa
 
     Tables are ordered by Tango's score (Sidik 2003, Statistics in Medicine 22:265-278; Berger & Sidik 2003, Statistical
     Methods in Medical Research 12:91-108). The nuisance parameter is the probability psi that a unit flips either way.
-    Given b + c = m, b is binomial, and P(b small) falls as d grows, so that over d >= d0 the largest probability is at d0;
-    over psi it is sought in a Clopper-Pearson set of level ``1 - spent``, and ``spent`` is added (Berger & Boos 1994,
-    JASA 89:1012-1016).
+    Given b + c = m, b is binomial, and P(b small) falls as d grows, so that over d >= d0 the largest probability is at
+    d0; over psi it is sought in a Clopper-Pearson set of level ``1 - spent``, and ``spent`` is added (Berger & Boos
+    1994, JASA 89:1012-1016).
     """
     low, high = clopper_pearson(b + c, n, spent)
     low = max(low, d0, 1e-12)
@@ -102,7 +107,7 @@ def drop_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> Interval:
 
 
 def clopper_pearson(k: int, n: int, alpha: float) -> tuple[float, float]:
-    """Two-sided exact interval of level ``1 - alpha`` for a proportion (Clopper & Pearson 1934, Biometrika 26:404-413)."""
+    """Two-sided exact interval of level ``1 - alpha`` for a proportion (Clopper & Pearson 1934, Biometrika 26:404)."""
     low = 0.0 if k == 0 else float(stats.beta.ppf(alpha / 2, k, n - k + 1))
     high = 1.0 if k == n else float(stats.beta.ppf(1 - alpha / 2, k + 1, n - k))
     return low, high
@@ -204,7 +209,7 @@ def _upper(b: int, c: int, n: int, alpha: float) -> float:
 
 
 def _largest_b(flips: np.ndarray, n: int, d0: float, observed: float) -> np.ndarray:
-    """For each m of ``flips``: the largest b whose table (b, m - b) is at most as bad as the observed one; -1 if none."""
+    """For each m of ``flips``: the largest b whose table (b, m - b) is no worse than the observed one; -1 if none."""
     low, high = np.full(len(flips), -1), flips.copy()  # invariant: `low` is as good or -1; above `high` none is
     while (low < high).any():
         middle = (low + high + 1) // 2

@@ -5,9 +5,9 @@ from tqdm import tqdm
 
 from deploy.contract import open_bundle
 from deploy.files import read_json, write_json
-from deploy.tasks import load_task
 from deploy.measure import measure as measure_bundle
 from deploy.targets import targets
+from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.network import GRAPH, load_network, open_pytorch
 from pipeline.recipe import Project
@@ -27,7 +27,11 @@ def measure(project: Project, name: str) -> None:
     network = load_network(recipe.network, facts, project.build / "train" / name / "weights.safetensors")
     trained = {GRAPH: open_pytorch(network, load_task(recipe.task).outputs)}
     measurement = measure_bundle(
-        bundle, rows, host, trained, progress=lambda rounds: tqdm(rounds, desc=f"measure {name}", unit="round", disable=None)
+        bundle,
+        rows,
+        host,
+        trained,
+        progress=lambda rounds: tqdm(rounds, desc=f"measure {name}", unit="round", disable=None),
     )
     write_json(project.build / "measure" / f"{name}.json", measurement)
     measured = [row for row, facts in measurement["targets"].items() if not facts["reason"]]

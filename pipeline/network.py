@@ -44,7 +44,8 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> Scale
         raise Refused(f"{weights}: not found. `dvc repro` trains it.") from None
     except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
         raise Refused(
-            f"{weights}: damaged, or no safetensors file ({error}). Train again: `dvc repro --force train@{weights.parent.name}`."
+            f"{weights}: damaged, or no safetensors file ({error}). "
+            f"Train again: `dvc repro --force train@{weights.parent.name}`."
         ) from None
     built = build_network(network, data)
     expected = built.state_dict()

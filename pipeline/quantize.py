@@ -1,6 +1,6 @@
 """Stage ``quantize@recipe``: the fp16 and int8 graphs, with the precision inside the graph.
 
-``fp16``           weights and arithmetic in float16, input and output as they were; layers that could overflow stay float32.
+``fp16``           weights and arithmetic in float16, interface as it was; layers that could overflow stay float32.
 ``int8-cpu``       Q/DQ, uint8 activations: what ONNX Runtime's CPU kernels fuse, and right without VNNI too.
 ``int8-tensorrt``  Q/DQ, symmetric int8, zero-points 0: what TensorRT takes.
 
@@ -26,8 +26,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes, write_json
-from deploy.tasks import load_task
 from deploy.runtimes import open_onnxruntime
+from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.ranges import activation_ranges
 from pipeline.recipe import Project
@@ -110,12 +110,15 @@ def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) ->
     present = np.unique(calib["label"]) if "label" in calib else np.arange(classes)
     if len(present) < min(2, classes):
         raise Refused(
-            f"{where}: all {len(calib['label'])} calibration examples are of class {present.tolist()}, expected examples "
-            f"of several of the {classes} classes. Mend the data set's `calib` split: ranges fitted on one class fail on the others."
+            f"{where}: all {len(calib['label'])} calibration examples are of class {present.tolist()}, expected "
+            f"examples of several of the {classes} classes. Mend the data set's `calib` split: ranges fitted on one "
+            f"class fail on the others."
         )
     for name, array in calib.items():
         if name != "label" and not (np.isfinite(array).all() and array.min() < array.max()):
-            raise Refused(f"{where}: {name!r} is constant or not finite, expected real examples. Mend the `calib` split.")
+            raise Refused(
+                f"{where}: {name!r} is constant or not finite, expected real examples. Mend the `calib` split."
+            )
 
 
 def to_fp16(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> tuple[onnx.ModelProto, list[str]]:

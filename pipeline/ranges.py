@@ -43,6 +43,8 @@ def activation_ranges(graph: Path, examples: dict[str, np.ndarray]) -> dict[str,
         batch = {name: array[start : start + BATCH] for name, array in examples.items()}
         for name, array in zip(names, session.run(names, batch), strict=True):
             if not np.isfinite(array).all():
-                raise Refused(f"{graph}: the activation {name!r} is not finite on the calibration examples. Train again.")
+                raise Refused(
+                    f"{graph}: the activation {name!r} is not finite on the calibration examples. Train again."
+                )
             ranges[name] = [min(ranges[name][0], float(array.min())), max(ranges[name][1], float(array.max()))]
     return ranges

@@ -15,7 +15,7 @@ from deploy.files import read_json, write_bytes
 from deploy.tasks import load_task
 from pipeline import charts, stage
 from pipeline.recipe import Project, Recipe
-from pipeline.verify import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
+from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
 
 WRONG_SHOWN = 48  # items that somebody got wrong, a recipe
 
@@ -77,7 +77,20 @@ def not_measured(verdicts: dict[str, Any]) -> dict[str, list[str]]:
     return reasons
 
 
-HEADS = ("recipe", "target", "metric", "trained", "deployed", "drop (95 % at most)", "budget", "latency ÷ trained", "p50", "size", "n", "verdict")
+HEADS = (
+    "recipe",
+    "target",
+    "metric",
+    "trained",
+    "deployed",
+    "drop (95 % at most)",
+    "budget",
+    "latency ÷ trained",
+    "p50",
+    "size",
+    "n",
+    "verdict",
+)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -122,7 +135,13 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     here = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
     drops = [
-        {"target": target, "drop": row["drop"], "lower": row["drop_lower95"], "upper": row["drop_upper95"], "verdict": row["verdict"]}
+        {
+            "target": target,
+            "drop": row["drop"],
+            "lower": row["drop_lower95"],
+            "upper": row["drop_upper95"],
+            "verdict": row["verdict"],
+        }
         for target, row in here.items()
     ]
     timed = {"trained (PyTorch eager)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
@@ -139,7 +158,9 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         "training": charts.training(history, metric.name, metric.unit, int(kept)),
         "wrong": _wrong(project, recipe, measurement),
         "engines": {
-            target: sum(file["bytes"] for file in entry["files"].values()) for target, entry in built.items() if "files" in entry
+            target: sum(file["bytes"] for file in entry["files"].values())
+            for target, entry in built.items()
+            if "files" in entry
         },
     }
 

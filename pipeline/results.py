@@ -44,20 +44,24 @@ def with_tables(readme: str, folder: Path) -> str:
 
 def _block(result: dict[str, Any]) -> str:
     host, packages = result["host"], result["host"]["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "onnxruntime-gpu", "onnxruntime") if name in packages)
+    versions = ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "onnxruntime-gpu", "onnxruntime") if name in packages
+    )
     absent = sum(len(rows) for rows in not_measured(result["verdicts"]).values())
     return (
         f"{table(result['verdicts'])}\n\n"
-        f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one thread; "
-        f"{result['date']}, commit `{result['commit'][:10]}`. Not measured on this host, each with its reason in the "
-        f"report: {absent} rows.\n"
+        f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one "
+        f"thread; {result['date']}, commit `{result['commit'][:10]}`. {absent} rows were not measured on this host, "
+        f"each with its reason in the report.\n"
     )
 
 
 def _git(*words: str) -> str:
     answer = subprocess.run(["git", *words], capture_output=True, text=True)
     if answer.returncode:
-        raise Refused(f"git {' '.join(words)}: {answer.stderr.strip()}; results are kept with the commit they were measured at")
+        raise Refused(
+            f"git {' '.join(words)}: {answer.stderr.strip()}; results are kept with the commit they were measured at"
+        )
     return answer.stdout.strip()
 
 

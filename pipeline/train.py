@@ -72,22 +72,26 @@ def fit(
         Refused: a loss that is not finite.
     """
     tensors = {split: {key: torch.from_numpy(a) for key, a in arrays.items()} for split, arrays in examples.items()}
-    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-    network.to(memory_format=memory_format)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(network.parameters(), lr=training.rate)
+    optimiser = prepare(network, training)
     shuffle = torch.Generator().manual_seed(training.seed)
     best, best_state, waited = math.inf, copy.deepcopy(network.state_dict()), 0
     history: list[dict[str, float]] = []
     bar = tqdm(range(training.epochs), desc=f"train {name}", unit="epoch", disable=None)
     for epoch in bar:
-        train_loss = train_epoch(network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}")
+        train_loss = train_epoch(
+            network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}"
+        )
         network.eval()
         with torch.inference_mode():
             select_loss = float(loss(_forward(network, tensors["select"]), tensors["select"]))
         _check_finite(select_loss, training, f"{name}, epoch {epoch}, on select")
         metrics = evaluate()
-        history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics | spread(network))
-        bar.set_postfix({"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}, refresh=False)
+        history.append(
+            {"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics | spread(network)
+        )
+        bar.set_postfix(
+            {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}, refresh=False
+        )
         waited += 1
         if select_loss < best:
             best, best_state, waited = select_loss, copy.deepcopy(network.state_dict()), 0
@@ -95,10 +99,18 @@ def fit(
         if waited == training.patience:
             break
     bar.close()
-    print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {kept[key]:.6g}' for key in list(kept)[: 3 + len(metrics)])}")
+    told = ", ".join(f"{key} {kept[key]:.6g}" for key in ("epoch", "train_loss", "select_loss", *metrics))
+    print(f"{name}: {len(history)} epochs; kept {told}")
     network.load_state_dict(best_state)
     network.eval()
     return history
+
+
+def prepare(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Lay ``network`` out in memory as ``training`` says, and make its optimiser."""
+    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    return torch.optim.Adam(network.parameters(), lr=training.rate, fused=True)
 
 
 def train_epoch(

@@ -14,9 +14,8 @@ from deploy.tasks import load_task
 from pipeline import intervals, stage
 from pipeline.intervals import ALPHA, Interval
 from pipeline.recipe import Budget, Project
+from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, WORSE
 
-PASS, INCONCLUSIVE, NOT_MEASURED, FAIL = "PASS", "INCONCLUSIVE", "NOT MEASURED", "FAIL"
-WORSE = (PASS, INCONCLUSIVE, NOT_MEASURED, FAIL)  # a row is the worst of its parts
 ERROR_RATIO = 10  # an fp32 graph's error against float64, at most so many times the trained float32 network's
 
 
@@ -138,7 +137,7 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     """Is the drop of the score proved to be below ``budget``?
 
     Args:
-        before, after: statistics ``(n, k)`` of the trained and of the deployed network, the same units in the same order.
+        before, after: statistics ``(n, k)`` of the trained and of the deployed network, the same units in one order.
         budget: in the metric's unit.
     """
     n, metric = len(before), task.metric
@@ -170,7 +169,9 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     if bounds.upper < budget and surely_below:
         return Judgement(PASS, told, facts)
     if bounds.lower > budget and surely_above:
-        return Judgement(FAIL, f"drop {drop:.2f} {metric.drop_unit}, at least {bounds.lower:.2f} (95 %), budget {budget:g}", facts)
+        return Judgement(
+            FAIL, f"drop {drop:.2f} {metric.drop_unit}, at least {bounds.lower:.2f} (95 %), budget {budget:g}", facts
+        )
     needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
     return Judgement(INCONCLUSIVE, f"{told}{needed}", facts)
 
@@ -181,7 +182,7 @@ def is_right_or_wrong(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def _corpus_bounds(before: np.ndarray, after: np.ndarray, task: ModuleType, changed: int) -> tuple[Interval, str]:
-    """Bounds of a corpus metric's drop: BCa over units, or a bound on the changed fraction times a unit's worst effect."""
+    """Bounds of a corpus metric's drop: BCa over units, or the fraction changed times a unit's worst effect."""
     metric, n = task.metric, len(before)
 
     def drop(index: np.ndarray) -> float:
@@ -218,9 +219,15 @@ def judge_latency(row: dict[str, Any], trained: dict[str, Any], budget: float | 
     """Deployed / trained latency of the same rounds, against ``budget`` where there is one."""
     if "latency_s" not in trained or not row.get("latency_s"):
         verdict = PASS if budget is None else NOT_MEASURED
-        return Judgement(verdict, "the trained network was not timed beside it, so there is no latency ratio", _latency_ms(row))
+        return Judgement(
+            verdict, "the trained network was not timed beside it, so there is no latency ratio", _latency_ms(row)
+        )
     ratio, bounds = intervals.median_ratio(np.asarray(row["latency_s"]), np.asarray(trained["latency_s"]))
-    facts = {"latency_ratio": ratio, "latency_ratio_lower95": bounds.lower, "latency_ratio_upper95": bounds.upper}
+    facts: dict[str, Any] = {
+        "latency_ratio": ratio,
+        "latency_ratio_lower95": bounds.lower,
+        "latency_ratio_upper95": bounds.upper,
+    }
     facts |= _latency_ms(row)
     told = f"latency {ratio:.2f} of trained ({bounds.lower:.2f} to {bounds.upper:.2f})"
     if budget is None:

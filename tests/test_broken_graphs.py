@@ -14,7 +14,8 @@ from deploy.measure import measure
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import GRAPHS, Target
 from pipeline.recipe import Budget, Project
-from pipeline.verify import FAIL, PASS, judge
+from pipeline.verdicts import FAIL, PASS
+from pipeline.verify import judge
 
 Break = Callable[[onnx.ModelProto], None]
 
@@ -93,7 +94,9 @@ def test_the_intact_graph_passes(project: Project, bundle: Bundle, precision: st
 
 
 @pytest.mark.parametrize("break_it", [dropped_bias, swapped_channels, slightly_wrong_scale], ids=lambda f: f.__name__)
-def test_a_broken_fp32_graph_fails_by_its_numbers(project: Project, bundle: Bundle, break_it: Break, tmp_path: Path) -> None:
+def test_a_broken_fp32_graph_fails_by_its_numbers(
+    project: Project, bundle: Bundle, break_it: Break, tmp_path: Path
+) -> None:
     row = judged(project, bundle, "fp32", break_it, tmp_path)
     assert row["verdict"] == FAIL
     assert "not the same network: largest error against float64" in row["reason"]

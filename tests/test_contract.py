@@ -31,12 +31,16 @@ def test_the_bundle_has_all_that_a_target_reads(bundle: Bundle) -> None:
     assert bundle.size_bytes("int8-cpu") < bundle.size_bytes("fp16") < bundle.size_bytes("fp32")
 
 
-@pytest.mark.parametrize("file", ["graphs/fp32/network.onnx", "graphs/int8-cpu/network.onnx", "examples/test.npz", "answers/float64.npz"])
+@pytest.mark.parametrize(
+    "file", ["graphs/fp32/network.onnx", "graphs/int8-cpu/network.onnx", "examples/test.npz", "answers/float64.npz"]
+)
 def test_a_tampered_file_is_named(copy: Path, file: str) -> None:
     data = bytearray((copy / file).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / file).write_bytes(data)
-    with pytest.raises(Refused, match=rf"{file}: changed since the bundle was made: SHA-256 .*dvc repro --force bundle@gorner_digits"):
+    with pytest.raises(
+        Refused, match=rf"{file}: changed since the bundle was made: SHA-256 .*dvc repro --force bundle@gorner_digits"
+    ):
         open_bundle(copy)
 
 

@@ -11,11 +11,12 @@ from conftest import NAME
 from onnx import TensorProto, helper
 
 from deploy import engine as engine_module
-from deploy.contract import Bundle
+from deploy.contract import Bundle, load_examples
 from deploy.cuda import Cuda
 from deploy.engine import build_engine, load_tensorrt, open_engine
 from deploy.errors import Refused
 from deploy.files import read_json, sha256
+from deploy.runtimes import open_onnxruntime
 from deploy.targets import RTX_COMPUTE_CAPABILITIES, engine_targets
 from pipeline.recipe import Project
 
@@ -198,3 +199,15 @@ def test_where_cuda_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     with pytest.raises(Refused, match=r"none of libcudart\.so\.13, .* can be loaded: install the CUDA runtime"):
         Cuda()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-tensorrt"])
+def test_a_real_engine_answers_as_onnxruntime(bundle: Bundle, precision: str, tmp_path: Path) -> None:
+    trt = load_tensorrt("tensorrt")
+    graph = bundle.path(bundle.graphs[precision]["network"])
+    build_engine(trt, graph, tmp_path / "e.engine", INPUTS)
+    run = open_engine(trt, tmp_path / "e.engine")
+    image = load_examples(bundle, "test")["image"][:64]
+    truth = open_onnxruntime(graph, optimise=False)({"image": image})["logits"]
+    assert (run({"image": image})["logits"].argmax(1) == truth.argmax(1)).mean() > 0.95

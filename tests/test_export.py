@@ -25,7 +25,9 @@ EXAMPLES = {"image": np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).asty
     [SoftmaxRegression((1, 8, 8), 10), GornerCNN((1, 8, 8), 10), GornerCNN((1, 8, 8), 10, (6, 12, 24), 6, 0.3)],
     ids=["softmax", "gorner", "gorner wide"],
 )
-def test_onnxruntime_answers_as_pytorch_on_random_weights_at_two_batch_sizes(network: torch.nn.Module, tmp_path) -> None:
+def test_onnxruntime_answers_as_pytorch_on_random_weights_at_two_batch_sizes(
+    network: torch.nn.Module, tmp_path
+) -> None:
     network = Scaled(network, 4.9, 6.0).eval()
     model = to_onnx(network, EXAMPLES, OUTPUTS)
     onnx.save(model, tmp_path / "network.onnx")

@@ -29,7 +29,10 @@ def test_a_full_disk_costs_nothing_already_made(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)),
     )
     assert done.returncode
-    assert "weights: 10,000 bytes could not be written (File too large); nothing there was changed. Free some space" in done.stderr
+    assert (
+        "weights: 10,000 bytes could not be written (File too large); nothing there was changed. Free some space"
+        in done.stderr
+    )
     assert (tmp_path / "weights").read_bytes() == b"made earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 

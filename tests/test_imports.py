@@ -54,7 +54,9 @@ sys.meta_path.insert(0, Block())
 
 
 def test_deploy_measures_a_bundle_where_pytorch_is_not(bundle: Bundle) -> None:
-    code = BLOCKED + f"""
+    code = (
+        BLOCKED
+        + f"""
 import importlib, pathlib, pkgutil
 import deploy, deploy.tasks
 for package in (deploy, deploy.tasks):
@@ -72,6 +74,7 @@ assert len(rows['onnxruntime-cpu-int8']['statistics']) == 900
 assert 'torch' not in sys.modules
 print('measured')
 """
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "measured", done.stderr
 

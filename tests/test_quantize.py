@@ -11,7 +11,6 @@ from onnx.reference import ReferenceEvaluator
 from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes
-from deploy.runtimes import open_onnxruntime
 from pipeline import quantize as quantize_stage
 from pipeline.quantize import check_calibration, quantize, to_fp16
 from pipeline.ranges import activation_ranges
@@ -45,7 +44,9 @@ def test_int8_graphs_are_of_the_form_that_each_runtime_takes(project: Project) -
 
 def test_weights_of_int8_are_stored_in_eight_bits(project: Project) -> None:
     for precision in ("int8-cpu", "int8-tensorrt"):
-        floats = [a for a in initializers(quantized(project, precision)).values() if a.dtype == np.float32 and a.ndim > 1]
+        floats = [
+            a for a in initializers(quantized(project, precision)).values() if a.dtype == np.float32 and a.ndim > 1
+        ]
         assert floats == []
 
 
@@ -116,7 +117,9 @@ def test_ranges_are_those_of_a_second_implementation(project: Project) -> None:
 
     seen = {}
     for name, module in network.named_modules():
-        module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, (float(out.min()), float(out.max()))))
+        module.register_forward_hook(
+            lambda _, __, out, name=name: seen.__setitem__(name, (float(out.min()), float(out.max())))
+        )
     with torch.inference_mode():
         network(torch.from_numpy(load_arrays(data / "calib.npz")["image"]))
     found = list(ranges.values())
@@ -133,7 +136,10 @@ def test_an_activation_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_calibration_of_one_class_or_of_nothing_is_refused() -> None:
     image = np.arange(20.0).reshape(10, 2)
     check_calibration({"image": image, "label": np.arange(10)}, 10, "calib.npz")
-    with pytest.raises(Refused, match=r"calib\.npz: all 10 calibration examples are of class \[3\], expected examples of several of the 10"):
+    with pytest.raises(
+        Refused,
+        match=r"calib\.npz: all 10 calibration examples are of class \[3\], expected examples of several of the 10",
+    ):
         check_calibration({"image": image, "label": np.full(10, 3)}, 10, "calib.npz")
     with pytest.raises(Refused, match="'image' is constant or not finite"):
         check_calibration({"image": np.zeros((10, 2)), "label": np.arange(10)}, 10, "calib.npz")
@@ -141,7 +147,9 @@ def test_calibration_of_one_class_or_of_nothing_is_refused() -> None:
         check_calibration({"image": np.where(image > 3, np.nan, image), "label": np.arange(10)}, 10, "calib.npz")
 
 
-def test_the_stage_refuses_a_calibration_of_one_class_and_leaves_what_was_made(project: Project, tmp_path: Path) -> None:
+def test_the_stage_refuses_a_calibration_of_one_class_and_leaves_what_was_made(
+    project: Project, tmp_path: Path
+) -> None:
     copy = dataclasses.replace(project, build=tmp_path)
     for file in (project.build / "prepare" / "digits").iterdir():
         write_bytes(tmp_path / "prepare" / "digits" / file.name, file.read_bytes())
@@ -164,5 +172,7 @@ def test_the_candidate_that_wins_is_the_best_on_select(project: Project) -> None
 
 def test_a_graph_with_nothing_to_quantize_is_refused_by_name(tmp_path: Path) -> None:
     onnx.save(large(2.0), tmp_path / "large.onnx")
-    with pytest.raises(Refused, match=r"large\.onnx: no Conv, Gemm, MatMul in it to quantize; it has Div, Identity, Mul"):
+    with pytest.raises(
+        Refused, match=r"large\.onnx: no Conv, Gemm, MatMul in it to quantize; it has Div, Identity, Mul"
+    ):
         quantize_stage.to_int8(tmp_path / "large.onnx", "int8-cpu", {}, None, True)

@@ -26,7 +26,9 @@ def graph(bundle: Bundle) -> Path:
 )
 def test_a_wrong_input_is_told_with_what_was_expected(graph: Path, inputs: dict, came: str) -> None:
     run = open_onnxruntime(graph)
-    with pytest.raises(Refused, match=rf"network\.onnx: got {came}.*expected image: tensor\(uint8\) \['batch', 1, 8, 8\]"):
+    with pytest.raises(
+        Refused, match=rf"network\.onnx: got {came}.*expected image: tensor\(uint8\) \['batch', 1, 8, 8\]"
+    ):
         run(inputs)
     assert run({"image": IMAGE})["logits"].shape == (2, 10)  # and it serves on
 

@@ -25,7 +25,9 @@ def examples(project: Project) -> dict[str, dict[str, np.ndarray]]:
     return {split: load_arrays(project.build / "prepare" / "digits" / f"{split}.npz") for split in ("train", "select")}
 
 
-def trained(examples: dict[str, dict[str, np.ndarray]], **changes: object) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+def trained(
+    examples: dict[str, dict[str, np.ndarray]], **changes: object
+) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
     network = build_network(LINEAR, DATA, 5.0, 6.0)
     training = dataclasses.replace(Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3), **changes)
@@ -52,7 +54,10 @@ def test_loss_falls_and_the_best_epoch_is_kept(examples: dict) -> None:
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_fix(examples: dict) -> None:
-    with pytest.raises(Refused, match=r"linear, epoch 0.*the loss is nan, expected a finite number. Lower `rate` \(now 0.01\).*or look for NaN in the data"):
+    with pytest.raises(
+        Refused,
+        match=r"linear, epoch 0.*the loss is nan, expected a finite number. Lower `rate` \(now 0.01\).*or look for NaN in the data",
+    ):
         spoilt = examples["train"] | {"image": np.full((650, 1, 8, 8), np.nan, np.float32)}
         trained(examples | {"train": spoilt})
 

@@ -10,7 +10,8 @@ from deploy.files import read_json, write_json
 from deploy.tasks.metric import Metric
 from pipeline.gate import gate
 from pipeline.recipe import Budget, Project
-from pipeline.verify import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, judge, judge_accuracy
+from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
+from pipeline.verify import judge, judge_accuracy
 
 BUDGET = Budget(drop=1.0, latency_ratio={"fp32": 1.0})
 
@@ -190,7 +191,8 @@ def test_a_unit_that_outweighs_the_rest_widens_the_bound() -> None:
 
 def test_a_metric_of_which_less_is_better_drops_when_it_grows() -> None:
     perplexity = types.SimpleNamespace(
-        metric=Metric("perplexity", "", False, 1.0, None), score=lambda counts: float(np.exp(counts[:, 0].sum() / counts[:, 1].sum()))
+        metric=Metric("perplexity", "", False, 1.0, None),
+        score=lambda counts: float(np.exp(counts[:, 0].sum() / counts[:, 1].sum())),
     )
     before = np.column_stack([np.random.default_rng(0).normal(100, 5, 200), np.full(200, 100.0)])
     worse = before * (1.2, 1.0)
@@ -202,10 +204,16 @@ def test_the_gate_stops_on_fail_alone_and_on_all_but_pass_when_strict(project: P
     import dataclasses
 
     copied = dataclasses.replace(project, build=tmp_path)
-    rows = {"r": {t: {"verdict": v, "reason": f"why {v}"} for t, v in (("a", PASS), ("b", INCONCLUSIVE), ("c", NOT_MEASURED))}}
+    rows = {
+        "r": {
+            t: {"verdict": v, "reason": f"why {v}"} for t, v in (("a", PASS), ("b", INCONCLUSIVE), ("c", NOT_MEASURED))
+        }
+    }
     write_json(tmp_path / "metrics.json", rows)
     gate(copied)
-    with pytest.raises(Refused, match=r"2 of 3 rows must not ship:\n  r on b: INCONCLUSIVE: why INCONCLUSIVE\n  r on c"):
+    with pytest.raises(
+        Refused, match=r"2 of 3 rows must not ship:\n  r on b: INCONCLUSIVE: why INCONCLUSIVE\n  r on c"
+    ):
         gate(copied, strict=True)
     failed = copy.deepcopy(rows)
     failed["r"]["d"] = {"verdict": FAIL, "reason": "drop 5"}

@@ -1,6 +1,7 @@
-"""1,797 handwritten digits, 8 x 8, grey values 0 to 16: the test set of UCI's "Optical Recognition of Handwritten Digits".
+"""1,797 handwritten digits, 8 x 8, grey values 0 to 16.
 
-Alpaydin & Kaynak (1998). scikit-learn carries it, so that no network is needed.
+The test set of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998). scikit-learn carries
+it, so that no network is needed.
 Unit: an image. No image occurs twice.
 """
 
@@ -19,7 +20,7 @@ SOURCES = {
 LICENCE = "CC BY 4.0 (UCI Machine Learning Repository, doi:10.24432/C50P49)"
 CLASSES = tuple("0123456789")
 
-# 900 test images: a copy that flips none of them has a 95 % upper bound of 0.33 points, and so can prove a budget of one.
+# 900 test images: a copy that flips none has a 95 % upper bound of 0.33 points, and so can prove a budget of one.
 SPLITS = {"train": 650, "calib": 100, "select": 147, "test": 900}
 
 

@@ -1,0 +1,161 @@
+import dataclasses
+import re
+import struct
+import zlib
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import NAME, ROOT
+
+from deploy.errors import Refused
+from deploy.files import read_json, write_json
+from pipeline.measure import measure
+from pipeline.recipe import Budget, Project
+from pipeline.report import answer, cells, measured, not_measured, png, report
+from pipeline.results import with_tables
+from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
+from pipeline.verify import verify
+
+
+@pytest.fixture(scope="module")
+def judged(project: Project) -> Project:
+    """The project, measured, judged and reported; the few epochs of the tests are given a floor of their own."""
+    recipe = dataclasses.replace(project.recipe(NAME), floor=80.0)
+    project = dataclasses.replace(project, recipes={NAME: recipe})
+    if not (project.build / "measure" / f"{NAME}.json").exists():
+        measure(project, NAME)
+    verify(project)
+    report(project)
+    return project
+
+
+class Page(HTMLParser):
+    """Tags that open and close in order, and every address that a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.fetched += [value for key, value in attrs if key in ("src", "data") or (key == "href" and tag == "link")]
+        if tag not in ("meta", "img", "br", "path", "rect", "line"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def test_the_page_is_whole_and_fetches_nothing(judged: Project) -> None:
+    html = (judged.build / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(address.startswith("data:image/png;base64,") for address in page.fetched)
+    assert "url(http" not in html and "@import" not in html
+    assert page.tags.count("svg") == 3
+    assert len(html) < 3_000_000
+
+
+def test_the_page_has_every_row_with_its_verdict_or_its_reason(judged: Project) -> None:
+    html = (judged.build / "report.html").read_text()
+    verdicts = read_json(judged.build / "verdicts.json")
+    for target, row in verdicts[NAME]["targets"].items():
+        assert target in html
+        if row["verdict"] == NOT_MEASURED:
+            assert row["reason"].replace("'", "&#39;") in html
+    text = (judged.build / "report.md").read_text()
+    assert text.count("| PASS |") == html.count('class="verdict PASS">PASS</td>')
+
+
+def test_metrics_are_what_dvc_shows(judged: Project) -> None:
+    metrics = read_json(judged.build / "metrics.json")
+    assert list(metrics) == [NAME]
+    for row in metrics[NAME].values():
+        assert list(row) == [
+            "verdict", "reason", "metric", "trained", "deployed", "drop_upper95", "n", "latency_ratio", "p50_ms",
+            "size_bytes", "graph_sha256",
+        ]  # fmt: skip
+
+
+def test_a_failed_recipe_is_told_first(judged: Project, tmp_path) -> None:
+    recipe = dataclasses.replace(judged.recipe(NAME), floor=99.99, budget=Budget(1.0, {"onnxruntime-cpu-fp32": 1e-6}))
+    failed = dataclasses.replace(judged, recipes={NAME: recipe})
+    verify(failed)
+    verdicts = read_json(judged.build / "verdicts.json")
+    assert answer(verdicts).startswith("No: 18 of 18 deployments failed")
+    report(failed)
+    html = (judged.build / "report.html").read_text()
+    assert "not trained:" in html and 'class="verdict FAIL">FAIL</td>' in html
+    verify(judged)
+    report(judged)
+
+
+def test_the_answer_is_never_yes_where_nothing_is_proved() -> None:
+    def verdicts(*words: str) -> dict:
+        return {"r": {"targets": {str(i): {"verdict": word} for i, word in enumerate(words)}}}
+
+    assert answer(verdicts(PASS, NOT_MEASURED)).startswith("Yes, where it was measured; 1 of 2")
+    assert answer(verdicts(NOT_MEASURED)).startswith("Not yet: nothing is proved")
+    assert answer(verdicts(PASS, INCONCLUSIVE)).startswith("In part: 1 could not be decided")
+    assert answer(verdicts(PASS, FAIL, INCONCLUSIVE)).startswith("No: 1 of 3")
+
+
+def test_a_target_that_failed_unmeasured_is_still_told(judged: Project) -> None:
+    rows = {"deployed": None, "verdict": FAIL, "reason": "not trained"}
+    verdicts = {"r": {"targets": {"t": rows}, "budget": {"drop": 1.0}, "metric": {}}}
+    assert not_measured(verdicts) == {"not trained": ["r: t"]}
+    assert measured(verdicts) == []
+
+
+def test_a_row_without_latency_is_told_without(judged: Project) -> None:
+    row = measured(read_json(judged.build / "verdicts.json"))[0]
+    bare = cells(row | {"latency_ratio": None, "p50_ms": None})
+    assert bare.count("–") == 2
+
+
+def test_text_from_params_is_escaped(judged: Project, tmp_path) -> None:
+    verdicts = read_json(judged.build / "verdicts.json")
+    evil = "<script>alert(1)</script>"
+    verdicts[NAME]["targets"]["tensorrt-fp16"]["reason"] = evil
+    kept = (judged.build / "verdicts.json").read_bytes()
+    write_json(judged.build / "verdicts.json", verdicts)
+    report(judged)
+    html = (judged.build / "report.html").read_text()
+    (judged.build / "verdicts.json").write_bytes(kept)
+    assert evil not in html and "&lt;script&gt;" in html
+
+
+def test_png_is_the_image() -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) % 17
+    data = b64decode(png(image).partition(",")[2])
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    assert (width, height, depth, colour) == (8, 8, 8, 0)
+    start = data.index(b"IDAT")
+    size = struct.unpack(">I", data[start - 4 : start])[0]
+    rows = np.frombuffer(zlib.decompress(data[start + 4 : start + 4 + size]), np.uint8).reshape(8, 9)
+    assert (rows[:, 0] == 0).all()
+    np.testing.assert_array_equal(rows[:, 1:], 255 - (255.0 * image[0] / 16).astype(np.uint8))
+
+
+def test_the_readmes_tables_are_those_of_results() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert list((ROOT / "results").glob("*.json")), "no committed results"
+    assert readme == with_tables(readme, ROOT / "results"), "stale: `make results`"
+
+
+def test_a_readme_without_its_block_is_refused() -> None:
+    with pytest.raises(Refused, match="begin and end its block of results are missing"):
+        with_tables("# no block\n", ROOT / "results")
+
+
+def test_committed_results_name_no_machine_of_ours() -> None:
+    for path in (ROOT / "results").rglob("*.json"):
+        text = path.read_text()
+        assert not re.search(r"/(home|root|tmp|work)/", text)
