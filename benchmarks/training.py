@@ -78,7 +78,7 @@ def main() -> None:
     mean, deviation = float(image.mean()) / 255, float(image.std()) / 255
     items = Items(image, label, mean, deviation)
     examples = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
-    ours = Training(epochs=1, batch=BATCH, rate=1e-3, patience=1, seed=0)
+    ours = Training(epochs=1, batch=BATCH, rate=1e-3, patience=1, seed=0, bf16=False, channels_last=False)
     fast = Training(epochs=1, batch=FAST_BATCH, rate=1e-3, patience=1, seed=0, bf16=True, channels_last=True)
 
     def network() -> tuple[nn.Module, torch.optim.Optimizer]:

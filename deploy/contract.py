@@ -20,6 +20,7 @@ from deploy.errors import Refused
 from deploy.files import read_json, sha256
 
 FORMAT = 1
+FIXED = ("examples/calib.npz", "examples/test.npz", "answers/float32.npz", "answers/float64.npz", "ranges.json")
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,14 @@ class Bundle:
     sha256: str  # of contract.json itself
 
     def path(self, file: str) -> Path:
-        """Where ``file`` of this bundle lies."""
+        """Where ``file`` of this bundle lies; one that the contract has no hash for is refused."""
+        if file not in self.files:
+            raise Refused(f"{self.folder}/contract.json: lists no hash for {file}. {_again(self.folder)}")
         return inside(self.folder, file)
 
     def graph_sha256(self, precision: str) -> dict[str, str]:
         """The hash of each graph of ``precision``."""
         return {name: self.files[file]["sha256"] for name, file in self.graphs[precision].items()}
-
-    def size_bytes(self, precision: str) -> int:
-        """All graphs of ``precision`` together, in bytes."""
-        return sum(int(self.files[file]["bytes"]) for file in self.graphs[precision].values())
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -75,15 +74,13 @@ def open_bundle(folder: Path) -> Bundle:
             files=contract["files"],
             sha256=sha256(file),
         )
-        listed = dict(bundle.files)
         named = [path for graphs in bundle.graphs.values() for path in graphs.values()]
-        missing = sorted(set(named) - set(listed))
-        expected = {path: (str(entry["sha256"]), int(entry["bytes"])) for path, entry in listed.items()}
+        expected = {path: str(entry["sha256"]) for path, entry in bundle.files.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(f"{file}: incomplete or damaged ({type(error).__name__}: {error}). {_again(folder)}") from None
-    if missing:
-        raise Refused(f"{file}: names {missing[0]} but lists no hash for it. {_again(folder)}")
-    for path, (digest, _) in expected.items():
+    for path in [*FIXED, *named]:
+        bundle.path(path)
+    for path, digest in expected.items():
         _check(inside(folder, path), digest, folder)
     return bundle
 

@@ -1,7 +1,6 @@
 """The six calls of the CUDA runtime that running an engine takes, through ctypes: no further package on a board."""
 
 import ctypes
-import ctypes.util
 
 import numpy as np
 

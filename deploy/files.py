@@ -3,6 +3,7 @@
 A hash shows damage and staleness. It is no signature: who can change a file can change its hash.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,16 +19,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         Refused: the disk is full, or the folder cannot be written; what stood at ``path`` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise Refused(
             f"{path}: {len(data):,} bytes could not be written ({error.strerror}); nothing there was changed. "
             f"Free some space on that disk, or mend its permissions, and run the same command again."

@@ -5,6 +5,7 @@ board has its recorded answers only.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any
 
@@ -16,11 +17,11 @@ from deploy.files import sha256
 from deploy.latency import Requests, alone, interleaved
 from deploy.numeric import all_finite, error_max, rounding
 from deploy.run import Run
+from deploy.runtimes import THREADS
 from deploy.targets import Target
 from deploy.tasks import load_task
 
-TRAINED = "trained"
-ROUNDS = 700  # earns a p99 with an upper bound (662); DESIGN: `intervals.percentile`
+ROUNDS = 700  # earns a p99 with an upper bound, which takes 662
 ROUNDS_LEAST = 64  # earns a p90
 SECONDS = 30.0  # about what the timed rounds of one bundle may take
 ALONE_BELOW_S = 1e-3  # targets faster than this are timed alone as well
@@ -30,68 +31,86 @@ def measure(
     bundle: Bundle,
     targets: list[Target],
     host: dict[str, Any],
-    trained: dict[str, Run] | None = None,
+    trained: dict[str, dict[str, Run]] | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Any]:
     """Accuracy and latency of every target, from the same opened artefact.
 
     Args:
-        trained: graph name -> the trained network as a ``run``, where PyTorch is; timed in turn with the targets.
+        trained: device -> graph -> the trained network as a ``run``, where PyTorch is; timed in turn with the targets.
         progress: wraps the timed rounds, for a bar.
 
     Returns:
-        The measurement: ``recipe``, ``task``, ``contract_sha256``, ``host``, ``n``; ``latency``, how it was taken;
-        ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``, and ``rounding``, what float32
-        alone costs; ``targets``: each with either a ``reason`` (not measured) or ``statistics`` ``(n, k)``,
-        ``predicted``, ``finite``, ``error_max`` (against float64), ``latency_s`` ``(rounds,)``, ``alone_s``,
-        ``size_bytes``, ``sha256``, ``graph_sha256``.
+        The measurement. ``recipe``, ``task``, ``contract_sha256``, ``host``, ``date``, ``n``; ``latency``, how it was
+        taken. ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``; ``rounding``, what
+        float32 alone costs; ``latency`` by device. ``targets``: each with ``precision``, ``device`` and either a
+        ``reason`` (not measured), or ``failed`` (it opened and then could not answer), or ``statistics`` ``(n, k)``,
+        ``predicted``, ``finite``, ``error_max`` (against float64), ``size_bytes``, ``sha256``, ``graph_sha256``,
+        ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to back.
 
     Raises:
         Refused: the trained network that was handed in is not the one whose answers the bundle carries.
     """
     task = load_task(bundle.task)
     examples = load_examples(bundle, "test")
-    exact = load_answers(bundle, "float64")
-    recorded = load_answers(bundle, "float32")
-    reference = _observe(task, recorded, exact, examples) | {"rounding": rounding(exact)}
-    rows: dict[str, dict[str, Any]] = {}
+    exact, recorded = load_answers(bundle, "float64"), load_answers(bundle, "float32")
+    reference = _observe(task, recorded, exact, examples) | {"rounding": rounding(exact), "latency": {}}
     requests: dict[str, Requests] = {}
-    if trained is not None:
-        _check_trained(bundle, task.answer(trained, examples), recorded, exact)
-        requests[TRAINED] = task.requests(trained, examples)
+    for device, runs in (trained or {}).items():
+        _check_trained(bundle, task.answer(runs, examples), recorded, exact)
+        requests[f"{TRAINED} {device}"] = task.requests(runs, examples)
+    rows: dict[str, dict[str, Any]] = {}
     for target in targets:
-        row: dict[str, Any] = {"precision": target.precision, "reason": target.reason}
+        row, runs = _accuracy(bundle, target, task, exact, examples)
         rows[target.name] = row
-        if target.reason:
-            continue
-        try:
-            runs = target.open()
-            row |= _observe(task, task.answer(runs, examples), exact, examples)
-        except Refused as error:
-            row["reason"] = str(error)
-            continue
-        row["size_bytes"] = sum(path.stat().st_size for path in target.files.values())
-        row["sha256"] = {graph: sha256(path) for graph, path in target.files.items()}
-        row["graph_sha256"] = bundle.graph_sha256(target.precision)
-        requests[target.name] = task.requests(runs, examples)
+        if "statistics" in row:
+            requests[target.name] = task.requests(runs, examples)
     rounds = _rounds(requests)
     for name, latency_s in interleaved(requests, rounds, progress=progress).items():
-        row = reference if name == TRAINED else rows[name]
-        row["latency_s"] = [float(f"{s:.4g}") for s in latency_s]
-        row["alone_s"] = None
-        if np.median(latency_s) < ALONE_BELOW_S:
-            row["alone_s"] = float(f"{np.median(alone(requests[name], rounds)):.4g}")
+        fast = np.median(latency_s) < ALONE_BELOW_S
+        timed = {
+            "latency_s": [float(f"{s:.4g}") for s in latency_s],
+            "alone_s": float(f"{np.median(alone(requests[name], rounds)):.4g}") if fast else None,
+        }
+        if name.startswith(TRAINED):
+            reference["latency"][name.removeprefix(f"{TRAINED} ")] = timed
+        else:
+            rows[name] |= timed
     return {
-        "format": 1,
         "recipe": bundle.recipe,
         "task": bundle.task,
         "contract_sha256": bundle.sha256,
         "host": host,
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "n": len(reference["predicted"]),
-        "latency": {"batch": 1, "threads": 1, "rounds": rounds, "order": "random within a round"},
+        "latency": {"batch": 1, "threads": THREADS, "rounds": rounds, "order": "random within a round"},
         "trained": reference,
         "targets": rows,
     }
+
+
+TRAINED = "trained on"
+
+
+def _accuracy(
+    bundle: Bundle, target: Target, task: ModuleType, exact: dict[str, np.ndarray], examples: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, Run]]:
+    """The row of one target but for its latency, and its open runs."""
+    row: dict[str, Any] = {"precision": target.precision, "device": target.device, "reason": target.reason}
+    if target.reason:
+        return row, {}
+    try:
+        runs = target.open()
+    except Refused as error:
+        return row | {"reason": str(error)}, {}
+    try:
+        row |= _observe(task, task.answer(runs, examples), exact, examples)
+    except Refused as error:
+        return row | {"failed": str(error)}, {}
+    row["size_bytes"] = sum(path.stat().st_size for path in target.files.values())
+    row["sha256"] = {graph: sha256(path) for graph, path in target.files.items()}
+    row["graph_sha256"] = bundle.graph_sha256(target.precision)
+    return row, runs
 
 
 def _observe(

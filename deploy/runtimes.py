@@ -10,19 +10,20 @@ import numpy as np
 from deploy.errors import Refused
 from deploy.run import Run
 
+THREADS = 1  # inside one operator; the trained network is timed with as many
+
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
 
 
-def open_onnxruntime(path: Path, device: str = "cpu", threads: int = 1, optimise: bool = True) -> Run:
+def open_onnxruntime(graph: Path | bytes, device: str = "cpu", optimise: bool = True) -> Run:
     """Open an ONNX file with ONNX Runtime.
 
     Args:
-        path: the graph.
+        graph: a file, or a graph's bytes.
         device: ``"cpu"`` or ``"cuda"``.
-        threads: threads inside one operator.
         optimise: False stops at basic graph rewrites, where every processor computes an int8 graph alike.
 
     Raises:
@@ -31,7 +32,7 @@ def open_onnxruntime(path: Path, device: str = "cpu", threads: int = 1, optimise
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     level = onnxruntime.GraphOptimizationLevel
@@ -39,13 +40,17 @@ def open_onnxruntime(path: Path, device: str = "cpu", threads: int = 1, optimise
     # Several runtimes are timed in one process: none may spin while another runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     provider, settings = PROVIDERS[device]
+    name = "the graph" if isinstance(graph, bytes) else str(graph)
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from packages, where they are
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, settings)])
+        model = graph if isinstance(graph, bytes) else str(graph)
+        session = onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])
     except Exception as error:  # onnxruntime raises a dozen classes of its own
-        raise Refused(f"{path}: onnxruntime cannot open this graph: {error}") from None
+        raise Refused(f"{name}: onnxruntime cannot open this graph: {error}. Make it again: `dvc repro`.") from None
     if provider not in session.get_providers():
         raise Refused(
-            f"{path}: onnxruntime was asked for {provider} and fell back to {', '.join(session.get_providers())}. "
+            f"{name}: onnxruntime was asked for {provider} and fell back to {', '.join(session.get_providers())}. "
             f"Install the CUDA and cuDNN that onnxruntime-gpu {onnxruntime.__version__} was built with."
         )
     names = [output.name for output in session.get_outputs()]
@@ -56,6 +61,6 @@ def open_onnxruntime(path: Path, device: str = "cpu", threads: int = 1, optimise
             return dict(zip(names, session.run(names, inputs)))
         except Exception as error:
             came = ", ".join(f"{name}: {array.dtype} {list(array.shape)}" for name, array in inputs.items())
-            raise Refused(f"{path}: got {came}; expected {expected} ({error})") from None
+            raise Refused(f"{name}: got {came}; expected {expected} ({error})") from None
 
     return run

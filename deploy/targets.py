@@ -26,10 +26,15 @@ GRAPHS = {  # runtime -> precision in the target's name -> precision of the grap
 
 @dataclass(frozen=True)
 class Target:
-    """``precision`` is the graph's; ``files`` are what is run (graph or engine); ``reason`` is empty if it can open."""
+    """What is measured.
+
+    ``precision`` is the graph's; ``device`` is where the trained network must have run to be compared with it;
+    ``files`` are what is run (graph or engine); ``reason`` is empty if it can be opened.
+    """
 
     name: str
     precision: str
+    device: str
     files: dict[str, Path]
     open: Callable[[], dict[str, Run]]
     reason: str = ""
@@ -72,8 +77,9 @@ def _onnxruntime(bundle: Bundle, host: dict[str, Any], device: str, name: str, p
     files = {graph: bundle.path(file) for graph, file in bundle.graphs.get(precision, {}).items()}
     reason = missing_graph(bundle, precision)
     if not reason and device == "cuda" and not host["gpus"]:
-        reason = "no NVIDIA GPU on this host (nvidia-smi names none); measure on one that has: `dvc repro` there"
-    return Target(f"onnxruntime-{device}-{name}", precision, files, partial(_open_graphs, files, device), reason)
+        reason = f"{no_gpu(host)}; measure on a host that has one: `dvc repro` there"
+    name = f"onnxruntime-{device}-{name}"
+    return Target(name, precision, device, files, partial(_open_graphs, files, device), reason)
 
 
 def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any], engine: EngineTarget) -> Target:
@@ -89,7 +95,14 @@ def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str
             f"({', '.join(capabilities) or 'none'} here); measure on one that has: `dvc repro` there"
         )
     hashes = {graph: file["sha256"] for graph, file in entry.get("files", {}).items()}
-    return Target(engine.name, engine.precision, files, partial(_open_engines, engine.module, files, hashes), reason)
+    return Target(
+        engine.name, engine.precision, "cuda", files, partial(_open_engines, engine.module, files, hashes), reason
+    )
+
+
+def no_gpu(host: dict[str, Any]) -> str:
+    """Why ``host`` has no GPU to use, in its driver's own words where it has any."""
+    return f"no NVIDIA GPU that works on this host ({host['gpu_error']})"
 
 
 def missing_graph(bundle: Bundle, precision: str) -> str:

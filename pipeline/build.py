@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -10,8 +9,8 @@ from tqdm import tqdm
 from deploy.contract import Bundle, open_bundle
 from deploy.engine import build_engine, load_tensorrt
 from deploy.errors import Refused
-from deploy.files import read_json, sha256, write_json
-from deploy.targets import EngineTarget, engine_targets, missing_graph
+from deploy.files import read_json, sha256, write_bytes, write_json
+from deploy.targets import EngineTarget, engine_targets, missing_graph, no_gpu
 from pipeline import stage
 from pipeline.recipe import Project
 
@@ -25,9 +24,16 @@ def build(project: Project, name: str) -> None:
     built: dict[str, Any] = {}
     for target in tqdm(engine_targets(), desc=f"build {name}", unit="engine", disable=None):
         try:
-            built[target.name] = _build(bundle, host, folder, target)
+            plans, built[target.name] = _build(bundle, host, target)
         except Refused as error:
             built[target.name] = {"reason": str(error)}
+            continue
+        files = {}
+        for graph, plan in plans.items():
+            engine = folder / f"{target.name}.{graph}.engine"
+            write_bytes(engine, plan)
+            files[graph] = {"file": engine.name, "sha256": sha256(engine), "bytes": len(plan)}
+        built[target.name]["files"] = files
     write_json(folder / "build.json", built)
     engines = sum("reason" not in entry for entry in built.values())
     print(f"{name}: {engines} engines built")
@@ -35,26 +41,26 @@ def build(project: Project, name: str) -> None:
         print(f"  not built: {reason}")
 
 
-def _build(bundle: Bundle, host: dict[str, Any], folder: Path, target: EngineTarget) -> dict[str, Any]:
+def _build(bundle: Bundle, host: dict[str, Any], target: EngineTarget) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The engines of one target, a graph each, and the facts of the build.
+
+    Raises:
+        Refused: why there can be none; nothing that a full disk causes, which is the stage's own error.
+    """
     if reason := missing_graph(bundle, target.precision):
         raise Refused(reason)
     if target.compute_capability is None and not host["gpus"]:
-        raise Refused(
-            "no NVIDIA GPU on this host, and TensorRT builds for the GPU that is there; build on one: `dvc repro`"
-        )
+        raise Refused(f"{no_gpu(host)}, and TensorRT builds for the GPU that is there; build on one: `dvc repro`")
     trt = load_tensorrt(target.module)
-    files, layers = {}, {}
+    plans, layers = {}, {}
     start = time.perf_counter()
     for graph, file in bundle.graphs[target.precision].items():
-        engine = folder / f"{target.name}.{graph}.engine"
         inputs = bundle.io[graph]["inputs"]
-        layers[graph] = build_engine(trt, bundle.path(file), engine, inputs, target.compute_capability)
-        files[graph] = {"file": engine.name, "sha256": sha256(engine), "bytes": engine.stat().st_size}
-    return {
+        plans[graph], layers[graph] = build_engine(trt, bundle.path(file), inputs, target.compute_capability)
+    return plans, {
         "builder": f"{target.module} {trt.__version__}",
         "seconds": round(time.perf_counter() - start, 3),
         "graph_sha256": bundle.graph_sha256(target.precision),
-        "files": files,
         "layers": layers,
     }
 

@@ -11,7 +11,8 @@ import numpy as np
 import vl_convert
 
 INK = "currentColor"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+DASHES = ([1, 0], [5, 3], [2, 2])  # a second and third round of colours
 WIDTH = 560
 
 
@@ -19,7 +20,7 @@ def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) 
     """The drop of each target with its bounds, against the budget.
 
     Args:
-        rows: each ``target``, ``drop``, ``lower``, ``upper`` (in ``unit``), ``verdict``.
+        rows: each ``target``, ``drop``, ``lower``, ``upper`` (in ``unit``).
     """
     base = alt.Chart(alt.Data(values=rows))
     y = alt.Y("target:N", title=None, sort=None)
@@ -61,7 +62,18 @@ def latency(latency_s: dict[str, list[float]]) -> str:
                 axis=spaced,
             ),
             y=alt.Y("share:Q", title="requests answered within, %"),
-            color=alt.Color("target:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(COLOURS))),
+            color=alt.Color(
+                "target:N",
+                title=None,
+                sort=names,
+                scale=alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]),
+            ),
+            strokeDash=alt.StrokeDash(
+                "target:N",
+                title=None,
+                sort=names,
+                scale=alt.Scale(domain=names, range=[DASHES[i // len(COLOURS)] for i in range(len(names))]),
+            ),
         )
     )
     return _svg(chart.properties(width=WIDTH, height=220))

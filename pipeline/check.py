@@ -5,11 +5,13 @@ Only names are looked up, in the source as text: nothing heavy is imported, so t
 
 import ast
 import re
+from math import inf, isfinite
 from pathlib import Path
 
 from deploy.errors import Refused
 from deploy.files import write_bytes
 from deploy.targets import GRAPHS, engine_targets
+from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.recipe import PARAMS, PRECISIONS, Project, Recipe, nearest
 
@@ -23,7 +25,7 @@ def check(project: Project) -> None:
     if not project.recipes:
         raise Refused(f"{PARAMS}: no recipe under `recipes:`, expected at least one")
     for name, recipe in project.recipes.items():
-        if not re.fullmatch(r"[a-z0-9_]+", name):
+        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
             raise Refused(f"{PARAMS}: recipes: {name!r} came, a name of small letters, digits and _ was expected")
         _check_recipe(project, f"{PARAMS}: recipes: {name}", recipe)
     write_bytes(project.build / "check.ok", b"ok\n")
@@ -32,12 +34,19 @@ def check(project: Project) -> None:
 def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
     _known(f"{where}: data", "data set", recipe.data, project.datasets)
     _known(f"{where}: task", "task", recipe.task, _modules(project.root / "deploy" / "tasks") - {"metric"})
-    _known(f"{where}: network: file", "network file", recipe.network.file, _modules(project.root / "models"))
+    _known(
+        f"{where}: task", "task with a loss (pipeline/losses.py)", recipe.task, _functions(project.root / "pipeline")
+    )
+    _known(
+        f"{where}: network: file", "network file", recipe.network.file, _modules(project.root / "models") - {"scaled"}
+    )
     classes = _constructors(project.root / "models" / f"{recipe.network.file}.py")
     _known(f"{where}: network: class", "network", recipe.network.class_, classes)
+    allowed = {name: needed for name, needed in classes[recipe.network.class_].items() if name not in FROM_DATA}
     for argument in recipe.network.arguments:
-        allowed = classes[recipe.network.class_] - set(FROM_DATA)
         _known(f"{where}: network: arguments", "argument", argument, allowed)
+    if missing := [name for name, needed in allowed.items() if needed and name not in recipe.network.arguments]:
+        raise Refused(f"{where}: network: arguments: {missing[0]!r} is missing, and {recipe.network.class_} needs it")
     for precision in recipe.precisions:
         _known(f"{where}: precisions", "precision", precision, PRECISIONS)
     if "fp32" not in recipe.precisions:
@@ -47,6 +56,17 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
     train = recipe.train
     for key in ("epochs", "batch", "patience", "rate"):
         _positive(f"{where}: train: {key}", getattr(train, key))
+    if not 0 <= train.seed < 2**63:
+        raise Refused(f"{where}: train: seed: {train.seed} came, a whole number from 0 to 2^63 - 1 was expected")
+    metric = load_task(recipe.task).metric
+    low, high = (
+        metric.lowest if metric.lowest is not None else -inf,
+        metric.highest if metric.highest is not None else inf,
+    )
+    if not (isfinite(recipe.floor) and low <= recipe.floor <= high):
+        raise Refused(
+            f"{where}: floor: {recipe.floor} came, {metric.name} of {low:g} to {high:g} {metric.unit} was expected"
+        )
     _positive(f"{where}: budget: drop", recipe.budget.drop)
     for target, ratio in recipe.budget.latency_ratio.items():
         _positive(f"{where}: budget: latency_ratio: {target}", ratio)
@@ -66,13 +86,24 @@ def _modules(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
-def _constructors(file: Path) -> dict[str, set[str]]:
-    """Class -> names of its constructor's arguments."""
-    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    found = {}
-    for node in classes:
-        starts = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
-        found[node.name] = {argument.arg for start in starts for argument in start.args.args[1:]}
+def _functions(folder: Path) -> set[str]:
+    """The losses: one a task."""
+    return {
+        node.name for node in ast.parse((folder / "losses.py").read_text()).body if isinstance(node, ast.FunctionDef)
+    }
+
+
+def _constructors(file: Path) -> dict[str, dict[str, bool]]:
+    """Class -> its constructor's arguments -> is it needed?"""
+    found: dict[str, dict[str, bool]] = {}
+    for node in [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]:
+        found[node.name] = {}
+        for start in [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]:
+            plain = start.args.args[1:]
+            first_default = len(plain) - len(start.args.defaults)
+            found[node.name] |= {argument.arg: i < first_default for i, argument in enumerate(plain)}
+            named = zip(start.args.kwonlyargs, start.args.kw_defaults)
+            found[node.name] |= {argument.arg: default is None for argument, default in named}
     return found
 
 

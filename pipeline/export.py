@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
 from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
-from deploy.numeric import error_max, rounding
+from deploy.numeric import all_finite, error_max, rounding
+from deploy.runtimes import open_onnxruntime
 from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.network import GRAPH, input_names, load_network, open_pytorch
@@ -36,22 +36,22 @@ def export(project: Project, name: str) -> None:
     task = load_task(recipe.task)
     test = load_arrays(data / "test.npz")
     examples = {key: test[key] for key in input_names(network)}
-    model = to_onnx(network, examples, task.outputs)
-    describe(
-        model,
-        {"recipe": name, "task": recipe.task, "classes": json.dumps(facts["classes"])}
-        | {"weights_sha256": sha256(weights), "data_sha256": facts["sha256"]},
-    )
+    metadata = {"recipe": name, "task": recipe.task, "classes": json.dumps(facts["classes"])}
+    metadata |= {"weights_sha256": sha256(weights), "data_sha256": facts["sha256"]}
     try:
+        model = to_onnx(network, examples, task.outputs)
+        onnx.helper.set_model_props(model, metadata)
         check_graph(model, network, examples, task.outputs)
     except Refused as error:
-        raise Refused(f"{name}: {error}") from None
+        raise Refused(f"{name}: {error}. Mend models/{recipe.network.file}.py.") from None
     folder = project.build / "export" / name
     write_bytes(folder / f"{GRAPH}.onnx", model.SerializeToString())
     write_json(folder / "io.json", {GRAPH: {"inputs": _io(model.graph.input), "outputs": _io(model.graph.output)}})
     for dtype in (torch.float32, torch.float64):
         exact = copy.deepcopy(network).to(dtype)
         answers = task.answer({GRAPH: open_pytorch(exact, task.outputs)}, test)
+        if not all_finite(answers):
+            raise Refused(f"{name}: the trained network's own answers on test are not all finite. Train it again.")
         write_bytes(folder / "answers" / f"{str(dtype).removeprefix('torch.')}.npz", pack_arrays(answers))
 
 
@@ -87,11 +87,6 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
     return model
 
 
-def describe(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
-    """Put ``metadata`` into the graph's file."""
-    onnx.helper.set_model_props(model, metadata)
-
-
 def check_graph(
     model: onnx.ModelProto, network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[str, ...]
 ) -> None:
@@ -111,18 +106,13 @@ def check_graph(
             raise Refused(
                 f"{tensor.name}: its first axis is fixed at {first.dim_value}, expected the free axis 'batch'"
             )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise Refused(f"onnxruntime cannot open the exported graph: {error}") from None
+    deployed = open_onnxruntime(model.SerializeToString())
     trained, exact = open_pytorch(network, outputs), open_pytorch(copy.deepcopy(network).double(), outputs)
     for batch in (1, 3):
         feed = {key: array[:batch] for key, array in examples.items()}
         try:
-            came = dict(zip(outputs, session.run(list(outputs), feed), strict=True))
-        except Exception as error:
+            came = deployed(feed)
+        except Refused as error:
             raise Refused(f"the exported graph does not run at batch {batch}: {error}") from None
         truth = exact(feed)
         shapes = {key: (array.shape, truth[key].shape) for key, array in came.items()}

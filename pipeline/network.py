@@ -52,9 +52,9 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> Scale
     wrong = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in tensors]
     wrong += [f"{name}: unknown, came {list(t.shape)}" for name, t in tensors.items() if name not in expected]
     wrong += [
-        f"{name}: came {list(tensors[name].shape)}, expected {list(t.shape)}"
+        f"{name}: came {_form(tensors[name])}, expected {_form(t)}"
         for name, t in expected.items()
-        if name in tensors and tensors[name].shape != t.shape
+        if name in tensors and _form(tensors[name]) != _form(t)
     ]
     wrong += [f"{name}: not finite" for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if wrong:
@@ -66,23 +66,30 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> Scale
     return built.eval()
 
 
+def _form(tensor: torch.Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
 def input_names(network: nn.Module) -> list[str]:
     """The arguments of ``forward``: the names of the graph's inputs."""
     return list(inspect.signature(network.forward).parameters)
 
 
 def open_pytorch(network: nn.Module, outputs: tuple[str, ...]) -> Run:
-    """PyTorch eager as a ``run``, on the CPU, in the network's own floating type.
+    """PyTorch eager as a ``run``, on the device and in the floating type that the network is on and in.
+
+    Inputs come from the host and outputs are back on it when a call returns.
 
     Args:
         outputs: names for what ``forward`` returns, in order.
     """
     names = input_names(network)
+    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            result = network(*(torch.from_numpy(inputs[name]) for name in names))
+            result = network(*(torch.from_numpy(inputs[name]).to(device) for name in names))
         tensors = result if isinstance(result, tuple) else (result,)
-        return {name: tensor.numpy() for name, tensor in zip(outputs, tensors, strict=True)}
+        return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, tensors, strict=True)}
 
     return run

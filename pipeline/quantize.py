@@ -25,7 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, write_bytes, write_json
+from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.runtimes import open_onnxruntime
 from deploy.tasks import load_task
 from pipeline import stage
@@ -72,7 +72,13 @@ def quantize(project: Project, name: str) -> None:
     exported, data = project.build / "export" / name, project.build / "prepare" / recipe.data
     folder = project.build / "quantize" / name
     calib, select = load_arrays(data / "calib.npz"), load_arrays(data / "select.npz")
-    check_calibration(calib, len(read_json(data / "data.json")["classes"]), f"{data}/calib.npz")
+    facts = read_json(data / "data.json")
+    if (came := sha256(data / "calib.npz")) != (expected := facts["splits"]["calib"]["sha256"]):
+        raise Refused(
+            f"{data}/calib.npz: SHA-256 {came[:12]}…, but `prepare` wrote {expected[:12]}…: these are not examples of "
+            f"the data set, and a calibration on others proves nothing. Make them again: `dvc repro --force prepare`."
+        )
+    check_calibration(calib, len(facts["classes"]), f"{data}/calib.npz")
     task = load_task(recipe.task)
     [graph] = read_json(exported / "io.json")
     fp32 = exported / f"{graph}.onnx"
@@ -94,19 +100,21 @@ def quantize(project: Project, name: str) -> None:
             if precision == "fp16":
                 model, kept = to_fp16(onnx.load(fp32), ranges)
                 check_model(model, fp32)
-                write_bytes(path, model.SerializeToString())
-                made[precision] = {"float32": kept}
+                best, made[precision] = model.SerializeToString(), {"float32": kept}
             elif precision.startswith("int8"):
                 best, candidates = to_int8(fp32, precision, feeds["calib"], judge, task.metric.higher_is_better)
-                write_bytes(path, best)
                 made[precision] = {"candidates": candidates}
-        except Refused as error:
+            else:
+                continue
+        except Refused as error:  # this precision cannot be made; a full disk is another matter, below
             made[precision] = {"reason": str(error)}
+            continue
+        write_bytes(path, best)
     write_json(folder / "quantize.json", made)
 
 
 def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) -> None:
-    """Refuse examples that cannot stand for the data: random ones, one class, one value."""
+    """Refuse examples that cannot stand for the data: of one class, of one value, or not finite."""
     present = np.unique(calib["label"]) if "label" in calib else np.arange(classes)
     if len(present) < min(2, classes):
         raise Refused(
@@ -172,19 +180,29 @@ def to_int8(
     """
     found = {node.op_type for node in onnx.load(fp32).graph.node}
     if not found & set(LAYERS):
-        raise Refused(f"{fp32}: no {', '.join(LAYERS)} in it to quantize; it has {', '.join(sorted(found))}")
+        raise Refused(
+            f"{fp32}: no {', '.join(LAYERS)} in it to quantize; it has {', '.join(sorted(found))}. "
+            f"Take {precision} out of the recipe's `precisions`."
+        )
     candidates: list[tuple[tuple[float, float], bytes, dict[str, Any]]] = []
+    failed: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for form, options in FORMS[precision].items():
             for calibration, how in CALIBRATIONS.items():
                 path = Path(scratch) / "network.onnx"
                 extra = how["extra_options"] | options.get("extra_options", {})
-                _quantize(fp32, path, calib, how | options | {"extra_options": extra})
-                score, error = judge(path)
+                try:
+                    _quantize(fp32, path, calib, how | options | {"extra_options": extra})
+                    score, error = judge(path)
+                except Refused as refused:
+                    failed.append({"weights": form, "calibration": calibration, "reason": str(refused)})
+                    continue
                 facts = {"weights": form, "calibration": calibration, "score": score, "error_mean": error}
                 candidates.append(((-score if higher_is_better else score, error), path.read_bytes(), facts))
+    if not candidates:
+        raise Refused(failed[0]["reason"])
     candidates.sort(key=lambda candidate: candidate[0])
-    return candidates[0][1], [facts for _, _, facts in candidates]
+    return candidates[0][1], [facts for _, _, facts in candidates] + failed
 
 
 def check_model(model: onnx.ModelProto, source: Path) -> None:
@@ -216,6 +234,8 @@ def _quantize(fp32: Path, path: Path, calib: dict[str, np.ndarray], options: dic
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it collects
             quantize_static(fp32, path, _Reader(calib), QuantFormat.QDQ, LAYERS, **options)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # the quantizer has no common class
         raise Refused(f"{fp32}: onnxruntime's quantizer cannot quantize this graph: {error}") from None
     finally:

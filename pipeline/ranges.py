@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from deploy.errors import Refused
+from deploy.runtimes import open_onnxruntime
 
 BATCH = 64
 
@@ -33,18 +33,14 @@ def activation_ranges(graph: Path, examples: dict[str, np.ndarray]) -> dict[str,
     for tensor in model.graph.value_info:
         if tensor.type.tensor_type.elem_type in floating and tensor.name in computed:
             model.graph.output.append(tensor)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    ranges = {name: [np.inf, -np.inf] for name in names}
+    run = open_onnxruntime(model.SerializeToString(), optimise=False)
+    ranges: dict[str, list[float]] = {}
     for start in range(0, len(next(iter(examples.values()))), BATCH):
-        batch = {name: array[start : start + BATCH] for name, array in examples.items()}
-        for name, array in zip(names, session.run(names, batch), strict=True):
+        for name, array in run({name: array[start : start + BATCH] for name, array in examples.items()}).items():
             if not np.isfinite(array).all():
                 raise Refused(
                     f"{graph}: the activation {name!r} is not finite on the calibration examples. Train again."
                 )
-            ranges[name] = [min(ranges[name][0], float(array.min())), max(ranges[name][1], float(array.max()))]
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = [min(low, float(array.min())), max(high, float(array.max()))]
     return ranges

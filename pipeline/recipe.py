@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,8 +34,8 @@ class Training:
     rate: float  # Adam's
     patience: int  # epochs without a better loss on `select` before training stops
     seed: int
-    bf16: bool = False
-    channels_last: bool = False
+    bf16: bool
+    channels_last: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def nearest(word: object, words: Iterable[str]) -> str:
     return (f"; did you mean {close[0]!r}?" if close else ".") + f" It may be: {', '.join(words)}"
 
 
-_NAMES: dict[Any, str] = {str: "a word", int: "a whole number", bool: "true or false", types.NoneType: "nothing"}
+_NAMES: dict[Any, str] = {str: "a word", int: "a whole number", bool: "true or false"}
 
 
 def _dataclass(expected: Any, value: Any, where: str) -> Any:

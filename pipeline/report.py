@@ -15,7 +15,7 @@ from deploy.files import read_json, write_bytes
 from deploy.tasks import load_task
 from pipeline import charts, stage
 from pipeline.recipe import Project, Recipe
-from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
+from pipeline.verdicts import FAIL, INCONCLUSIVE, PASS
 
 WRONG_SHOWN = 48  # items that somebody got wrong, a recipe
 
@@ -28,12 +28,17 @@ def report(project: Project) -> None:
     folder = Path(__file__).parent
     page = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined)
     html = page.get_template("report.html").render(
-        answer=answer(verdicts), sections=sections, host=host, absent=not_measured(verdicts), rows=measured(verdicts)
+        answer=answer(verdicts),
+        sections=sections,
+        host=host,
+        number=number,
+        absent=not_measured(verdicts),
+        rows=measured(verdicts),
     )
     write_bytes(project.build / "report.html", html.encode())
     text = f"# Plumbline report\n\n{answer(verdicts)}\n\n{table(verdicts)}\n\nHost: {host['name']}\n"
-    for reason, targets in not_measured(verdicts).items():
-        text += f"\n- **{NOT_MEASURED}** ({reason}): {', '.join(targets)}"
+    for (verdict, reason), targets in not_measured(verdicts).items():
+        text += f"\n- **{verdict}** ({reason}): {', '.join(targets)}"
     write_bytes(project.build / "report.md", (text + "\n").encode())
     print(_terminal(verdicts))
     print(f"{answer(verdicts)}\nThe page: {project.build / 'report.html'}")
@@ -41,8 +46,9 @@ def report(project: Project) -> None:
 
 def answer(verdicts: dict[str, Any]) -> str:
     """Can it ship? One sentence."""
-    rows = [row["verdict"] for recipe in verdicts.values() for row in recipe["targets"].values()]
-    count = {verdict: rows.count(verdict) for verdict in (PASS, INCONCLUSIVE, FAIL, NOT_MEASURED)}
+    rows = [row for recipe in verdicts.values() for row in recipe["targets"].values()]
+    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (PASS, INCONCLUSIVE, FAIL)}
+    absent = sum(row["deployed"] is None for row in rows)
     if count[FAIL]:
         start = f"No: {count[FAIL]} of {len(rows)} deployments failed"
     elif not count[PASS]:
@@ -53,7 +59,7 @@ def answer(verdicts: dict[str, Any]) -> str:
         start = "Yes, where it was measured"
     return (
         f"{start}; {count[PASS]} of {len(rows)} deployments are proved to be what was trained, "
-        f"{count[NOT_MEASURED]} were not measured on this host."
+        f"{absent} were not measured on this host."
     )
 
 
@@ -67,13 +73,13 @@ def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def not_measured(verdicts: dict[str, Any]) -> dict[str, list[str]]:
-    """Reason -> ``recipe: target`` of the rows that were not measured."""
-    reasons: dict[str, list[str]] = {}
+def not_measured(verdicts: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Verdict and reason -> ``recipe: target`` of the rows that were not measured."""
+    reasons: dict[tuple[str, str], list[str]] = {}
     for name, recipe in verdicts.items():
         for target, row in recipe["targets"].items():
             if row["deployed"] is None:
-                reasons.setdefault(row["reason"], []).append(f"{name}: {target}")
+                reasons.setdefault((row["verdict"], row["reason"]), []).append(f"{name}: {target}")
     return reasons
 
 
@@ -105,14 +111,19 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["metric"]["name"],
         f"{row['trained']:.2f} {unit}",
         f"{row['deployed']:.2f} {unit}",
-        f"{row['drop']:.2f} ({row['drop_upper95']:.2f})",
+        f"{row['drop']:.2f} ({number(row['drop_upper95'])})",
         f"{row['budget']:.1f} {drop_unit}",
         ratio,
-        "–" if row["p50_ms"] is None else f"{row['p50_ms']:.3f} ms",
+        f"{row['p50_ms']:.3f} ms",
         f"{row['size_bytes'] / 1000:.1f} kB",
         str(row["n"]),
         row["verdict"],
     ]
+
+
+def number(value: float | None) -> str:
+    """Two places, or a dash where there is none."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def table(verdicts: dict[str, Any]) -> str:
@@ -135,17 +146,13 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     here = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
     drops = [
-        {
-            "target": target,
-            "drop": row["drop"],
-            "lower": row["drop_lower95"],
-            "upper": row["drop_upper95"],
-            "verdict": row["verdict"],
-        }
+        {"target": target, "drop": row["drop"], "lower": row["drop_lower95"], "upper": row["drop_upper95"]}
         for target, row in here.items()
+        if row["drop_upper95"] is not None
     ]
-    timed = {"trained (PyTorch eager)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
-    latencies = {target: row["latency_s"] for target, row in timed.items() if row.get("latency_s")}
+    timed = {f"trained (PyTorch eager, {on})": facts for on, facts in measurement["trained"]["latency"].items()}
+    timed |= {target: measurement["targets"][target] for target in here}
+    latencies = {target: facts["latency_s"] for target, facts in timed.items()}
     kept = min(history, key=lambda row: row["select_loss"])["epoch"]
     built = read_json(project.build / "engines" / name / "build.json")
     return {
@@ -160,7 +167,7 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         "engines": {
             target: sum(file["bytes"] for file in entry["files"].values())
             for target, entry in built.items()
-            if "files" in entry
+            if "files" in entry and target not in here
         },
     }
 
@@ -170,8 +177,12 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
     data = project.build / "prepare" / recipe.data
     test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
     said = {"trained": measurement["trained"]["predicted"]}
-    said |= {t: row["predicted"] for t, row in measurement["targets"].items() if not row["reason"]}
+    said |= {t: row["predicted"] for t, row in measurement["targets"].items() if "predicted" in row}
     label = test["label"]
+
+    def name(answer: int) -> str:
+        return "nothing finite" if answer < 0 else str(classes[answer])
+
     answers = np.array(list(said.values()))  # (networks, n)
     wrong = np.flatnonzero((answers != label).any(axis=0))
     differ = (answers != answers[0]).any(axis=0)
@@ -181,8 +192,8 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
             "index": int(i),
             "image": png(test["image"][i]),
             "truth": classes[label[i]],
-            "trained": classes[said["trained"][i]],
-            "others": {t: classes[p[i]] for t, p in said.items() if p[i] != said["trained"][i]},
+            "trained": name(said["trained"][i]),
+            "others": {t: name(p[i]) for t, p in said.items() if p[i] != said["trained"][i]},
         }
         for i in order[:WRONG_SHOWN]
     ]

@@ -5,7 +5,6 @@ The only writer of ``results/``. Not a stage: a run elsewhere must not change wh
 
 import re
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ def results(project: Project) -> None:
     write_json(
         project.root / "results" / f"{host['name']}.json",
         {
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": _git("rev-parse", "HEAD"),
+            "commit": _commit(project.root),
             "host": host,
             "verdicts": read_json(project.build / "verdicts.json"),
         },
@@ -51,16 +49,28 @@ def _block(result: dict[str, Any]) -> str:
     return (
         f"{table(result['verdicts'])}\n\n"
         f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one "
-        f"thread; {result['date']}, commit `{result['commit'][:10]}`. {absent} rows were not measured on this host, "
+        f"thread; {_dates(result)}, commit `{result['commit']}`. {absent} rows were not measured on this host, "
         f"each with its reason in the report.\n"
     )
 
 
-def _git(*words: str) -> str:
-    answer = subprocess.run(["git", *words], capture_output=True, text=True)
+def _dates(result: dict[str, Any]) -> str:
+    return " and ".join(sorted({recipe["date"] for recipe in result["verdicts"].values()}))
+
+
+def _commit(root: Path) -> str:
+    """The commit that this tree is at; ``-dirty`` where a tracked file other than the lock and the results differs."""
+    apart = [":!dvc.lock", ":!results", ":!README.md"]
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *apart)
+    return _git(root, "rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
     if answer.returncode:
         raise Refused(
-            f"git {' '.join(words)}: {answer.stderr.strip()}; results are kept with the commit they were measured at"
+            f"git {' '.join(words)}: {answer.stderr.strip()}. Results are kept with the commit they were measured at: "
+            f"run this in a clone."
         )
     return answer.stdout.strip()
 

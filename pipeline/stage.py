@@ -24,5 +24,5 @@ def _run(stage: Callable[[Project, list[str]], None], names: int) -> None:
         sys.exit(f"usage: python -m {verb}{' NAME' * names}")
     try:
         stage(load_project(), words)
-    except Refused as error:
+    except (Refused, OSError, MemoryError) as error:
         sys.exit(f"{verb.rpartition('.')[2]}{''.join('@' + word for word in words)}: {error}")

@@ -45,7 +45,10 @@ def train(project: Project, name: str) -> None:
 
     history = fit(network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name)
     folder = project.build / "train" / name
-    write_bytes(folder / "weights.safetensors", safetensors.torch.save(network.state_dict()))
+    write_bytes(
+        folder / "weights.safetensors",
+        safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}),
+    )
     write_bytes(folder / "history.csv", _csv(history))
 
 

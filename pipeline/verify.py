@@ -84,13 +84,13 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         merged: dict[str, Any] = dict.fromkeys(METRICS)
         for part in parts:
             merged |= part.facts
-        if not row["reason"]:
+        if "statistics" in row:
             hashes = row["graph_sha256"]
             merged["size_bytes"] = row["size_bytes"]
             merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
         merged |= {
             "verdict": worst.verdict,
-            "reason": "; ".join(part.reason for part in parts if worst.verdict in (PASS, part.verdict)),
+            "reason": "; ".join(part.reason for part in parts if worst.verdict == PASS or part.verdict != PASS),
             "metric": f"{metric.name}, {metric.unit}",
             "trained": score,
             "n": len(statistics),
@@ -99,9 +99,11 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         rows[target] = merged
     return {
         "metric": {"name": metric.name, "unit": metric.unit, "drop_unit": metric.drop_unit},
-        "trained": {"score": score, "floor": floor, "latency_ms": _latency_ms(trained)},
+        "trained": {"score": score, "floor": floor, "bounds": _score_bounds(statistics, task)}
+        | {"latency_ms": {device: _latency_ms(timed) for device, timed in trained["latency"].items()}},
         "budget": {"drop": budget.drop, "latency_ratio": budget.latency_ratio},
         "host": measurement["host"]["name"],
+        "date": measurement["date"],
         "targets": rows,
     }
 
@@ -125,12 +127,14 @@ def _parts(
         return [*parts, Judgement(NOT_MEASURED, reason)]
     if row["reason"]:
         return [*parts, Judgement(NOT_MEASURED, row["reason"])]
+    if "failed" in row:
+        return [*parts, Judgement(FAIL, f"it opened and then failed on the test examples: {row['failed']}")]
     parts.append(judge_accuracy(before, np.asarray(row["statistics"], dtype=float), task, budget.drop))
     if not row["finite"]:
         parts.append(Judgement(FAIL, "answers that are not finite numbers"))
     if row["precision"] == "fp32":
         parts.append(judge_error(row, trained))
-    return [*parts, judge_latency(row, trained, budget.latency_ratio.get(target))]
+    return [*parts, judge_latency(row, trained["latency"].get(row["device"]), budget.latency_ratio.get(target))]
 
 
 def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budget: float) -> Judgement:
@@ -144,26 +148,30 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     changed = int((before != after).any(axis=1).sum())
     drop = metric.drop(task.score(before), task.score(after))
     facts: dict[str, Any] = {"deployed": task.score(after), "drop": drop, "changed": changed}
-    if is_right_or_wrong(before, after):
-        scale = task.score(np.ones((1, 1))) - task.score(np.zeros((1, 1)))  # of a proportion, in the metric's unit
+    decide = None
+    surely_below = surely_above = True
+    if metric.right_or_wrong:
+        scale = abs(task.score(np.ones((1, 1))) - task.score(np.zeros((1, 1))))  # of a share, in the metric's unit
         lost, won = int((before > after).sum()), int((before < after).sum())
         exact, shown = intervals.drop_interval(lost, won, n), intervals.tango_interval(lost, won, n)
-        bounds = Interval(scale * exact.lower, scale * exact.upper)
-        decide = intervals.units_to_decide(lost, won, n, budget / scale)
+        bounds: Interval | None = Interval(scale * exact.lower, scale * exact.upper)
         wrong = n - int(before.sum())
         facts |= {
             "method": "exact unconditional test, Tango's order",
             "flips": {"lost": lost, "won": won},
             "error_ratio": (wrong + lost - won) / wrong if wrong else None,
             "tango": [scale * shown.lower, scale * shown.upper],
-            "units_to_decide": decide,
         }
         surely_below = intervals.p_not_worse(lost, won, n, budget / scale) <= ALPHA
         surely_above = intervals.p_not_worse(won, lost, n, -budget / scale) <= ALPHA
+        if not surely_below and not surely_above:
+            decide = intervals.units_to_decide(lost, won, n, budget / scale)
     else:
-        bounds, method = _corpus_bounds(before, after, task, changed)
-        facts |= {"method": method}
-        decide, surely_below, surely_above = None, True, True
+        bounds, facts["method"] = _corpus_bounds(before, after, task, changed)
+    facts["units_to_decide"] = decide
+    if bounds is None:
+        facts |= {"drop_lower95": None, "drop_upper95": None}
+        return Judgement(INCONCLUSIVE, f"drop {drop:.2f} {metric.drop_unit}, and no bound: {facts['method']}", facts)
     facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
     told = f"drop {drop:.2f} {metric.drop_unit}, at most {bounds.upper:.2f} (95 %), budget {budget:g}"
     if bounds.upper < budget and surely_below:
@@ -176,12 +184,17 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     return Judgement(INCONCLUSIVE, f"{told}{needed}", facts)
 
 
-def is_right_or_wrong(before: np.ndarray, after: np.ndarray) -> bool:
-    """Are the statistics one 0 or 1 a unit?"""
-    return before.shape[1] == 1 and bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
+def _score_bounds(statistics: np.ndarray, task: ModuleType) -> list[float] | None:
+    """The trained score's two-sided 95 % bounds, exact; ``None`` but for units that are right or wrong."""
+    if not task.metric.right_or_wrong:
+        return None
+    shares = intervals.clopper_pearson(int(statistics.sum()), len(statistics), ALPHA)
+    return sorted(task.score(np.full((1, 1), share)) for share in shares)
 
 
-def _corpus_bounds(before: np.ndarray, after: np.ndarray, task: ModuleType, changed: int) -> tuple[Interval, str]:
+def _corpus_bounds(
+    before: np.ndarray, after: np.ndarray, task: ModuleType, changed: int
+) -> tuple[Interval | None, str]:
     """Bounds of a corpus metric's drop: BCa over units, or the fraction changed times a unit's worst effect."""
     metric, n = task.metric, len(before)
 
@@ -192,7 +205,7 @@ def _corpus_bounds(before: np.ndarray, after: np.ndarray, task: ModuleType, chan
     if bounds:
         return bounds, "BCa bootstrap over units"
     if metric.lowest is None or metric.highest is None:
-        return Interval(-np.inf, np.inf), "none: too few units differ, and the metric has no bounds"
+        return None, "too few units differ for a bootstrap, and the metric itself is unbounded"
     # The range is the worst effect where every unit weighs alike; a unit that weighs more shows when it is left out.
     whole, keep = task.score(before), ~np.eye(n, dtype=bool)
     influence = max(abs(whole - task.score(before[keep[i]])) for i in range(n)) if n > 1 else 0.0
@@ -215,12 +228,16 @@ def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
     )
 
 
-def judge_latency(row: dict[str, Any], trained: dict[str, Any], budget: float | None) -> Judgement:
-    """Deployed / trained latency of the same rounds, against ``budget`` where there is one."""
-    if "latency_s" not in trained or not row.get("latency_s"):
+def judge_latency(row: dict[str, Any], trained: dict[str, Any] | None, budget: float | None) -> Judgement:
+    """Deployed / trained latency of the same rounds, against ``budget`` where there is one.
+
+    Args:
+        trained: the trained network's latency on the same kind of device; ``None`` where it was not timed there.
+    """
+    if trained is None:
         verdict = PASS if budget is None else NOT_MEASURED
         return Judgement(
-            verdict, "the trained network was not timed beside it, so there is no latency ratio", _latency_ms(row)
+            verdict, "no latency ratio: the trained network was not timed on that device", _latency_ms(row)
         )
     ratio, bounds = intervals.median_ratio(np.asarray(row["latency_s"]), np.asarray(trained["latency_s"]))
     facts: dict[str, Any] = {
@@ -240,8 +257,6 @@ def judge_latency(row: dict[str, Any], trained: dict[str, Any], budget: float | 
 
 def _latency_ms(row: dict[str, Any]) -> dict[str, float | None]:
     """Percentiles in milliseconds, where the samples earn them; ``alone_ms`` is the median back to back."""
-    if not row.get("latency_s"):
-        return {"p50_ms": None, "p90_ms": None, "p99_ms": None, "alone_ms": None}
     latency_s = np.asarray(row["latency_s"])
     shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
     earned = {key: intervals.percentile(latency_s, share) for key, share in shares.items()}

@@ -78,7 +78,7 @@ def judged(project: Project, bundle: Bundle, precision: str, break_it: Break | N
         break_it(model)
     path = tmp_path / "network.onnx"
     onnx.save(model, path)
-    target = Target("target", precision, {"network": path}, lambda: {"network": open_onnxruntime(path)})
+    target = Target("target", precision, "cpu", {"network": path}, lambda: {"network": open_onnxruntime(path)})
     measurement = measure(bundle, [target], {"name": "here"})
     verdicts = judge(measurement, bundle.sha256, project.recipe(NAME).floor - 6, Budget(1.0, {}))
     return verdicts["targets"]["target"]

@@ -46,6 +46,7 @@ def test_a_file_of_another_hash_is_refused(project: Project, monkeypatch: pytest
     monkeypatch.setattr(digits, "SOURCES", wrong)
     with pytest.raises(Refused, match=r"digits\.csv\.gz: SHA-256 09f6.*expected 0000.*Install the pinned one"):
         download_stage.download(dataclasses.replace(project, build=tmp_path), "digits")
+    assert not (tmp_path / "download").exists()
 
 
 def test_a_missing_package_is_named(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import ctypes
+import dataclasses
 import sys
 import types
 from pathlib import Path
@@ -18,6 +19,7 @@ from deploy.errors import Refused
 from deploy.files import read_json, sha256
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import RTX_COMPUTE_CAPABILITIES, engine_targets
+from pipeline import build as build_stage
 from pipeline.recipe import Project
 
 INPUTS = [{"name": "image", "dtype": "uint8", "shape": ["batch", 1, 8, 8]}]
@@ -74,15 +76,14 @@ def test_a_node_that_the_compiler_refuses_is_named(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
     inputs = [{"name": name, "shape": ["batch", 1, 4, 4]} for name in "xi"]
     with pytest.raises(Refused, match=r"g\.onnx: tensorrt_rtx .* cannot parse this graph: .*MaxUnpool"):
-        build_engine(trt, tmp_path / "g.onnx", tmp_path / "g.engine", inputs, "8.6")
-    assert not (tmp_path / "g.engine").exists()
+        build_engine(trt, tmp_path / "g.onnx", inputs, "8.6")
 
 
 def test_a_truncated_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     (tmp_path / "cut.onnx").write_bytes(bundle.path(bundle.graphs["fp32"]["network"]).read_bytes()[:900])
     with pytest.raises(Refused, match=r"cut\.onnx: tensorrt_rtx .* cannot parse this graph"):
-        build_engine(trt, tmp_path / "cut.onnx", tmp_path / "cut.engine", INPUTS, "8.6")
+        build_engine(trt, tmp_path / "cut.onnx", INPUTS, "8.6")
 
 
 class HostCuda(Cuda):
@@ -180,16 +181,49 @@ def test_an_engine_runs_through_copies_at_any_batch_of_its_profile(tmp_path: Pat
         np.testing.assert_array_equal(run({"x": x})["y"], 2 * x)
     assert len(cuda.blocks) == 2  # buffers grow and are given back
     assert cuda.copies == 8
-    with pytest.raises(Refused, match=r"x came with shape \(5, 2\); expected between \(1, 2\) and \(4, 2\)"):
-        run({"x": np.zeros((5, 2), np.float32)})
-    with pytest.raises(Refused, match="got inputs .*; expected 'x' among them"):
-        run({"z": x})
+    wrong = ({"x": np.zeros((5, 2), np.float32)}, {"z": x}, {"x": x.astype(np.float64)}, {"x": x, "z": x})
+    for inputs in wrong:
+        with pytest.raises(Refused, match=r"e\.engine: got .*; expected x: float32 \(1, 2\) to \(4, 2\)"):
+            run(inputs)
+    np.testing.assert_array_equal(run({"x": x})["y"], 2 * x)  # and it serves on
 
 
 def test_an_engine_of_another_gpu_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "e.engine").write_bytes(b"engine")
     with pytest.raises(Refused, match=r"e\.engine: fake 0 cannot load this engine on this GPU.*build it here"):
         open_engine(fake_tensorrt(None), tmp_path / "e.engine", HostCuda())
+
+
+def test_a_driver_that_is_too_old_is_a_reason(tmp_path: Path) -> None:
+    """pybind's way of saying it: the factory gives nothing."""
+
+    def too_old(log: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt = fake_tensorrt(None)
+    trt.Builder = trt.Runtime = too_old
+    (tmp_path / "e.engine").write_bytes(b"engine")
+    with pytest.raises(Refused, match="fake 0 does not work on this machine: .*nullptr.*Update the GPU's driver"):
+        open_engine(trt, tmp_path / "e.engine", HostCuda())
+    with pytest.raises(Refused, match="fake 0 does not work on this machine"):
+        build_engine(trt, tmp_path / "g.onnx", INPUTS)
+
+
+def test_a_full_disk_is_the_stages_error_and_no_reason(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else DVC would keep rows without engines, and nothing would build them once there is room."""
+    pytest.importorskip("tensorrt_rtx")
+
+    def full(path: Path, data: bytes) -> None:
+        raise Refused(f"{path}: could not be written")
+
+    copied = dataclasses.replace(project, build=tmp_path)
+    for part in ("bundle", "host.json"):
+        (tmp_path / part).symlink_to(project.build / part)
+    monkeypatch.setattr(build_stage, "write_bytes", full)
+    with pytest.raises(Refused, match=r"\.engine: could not be written"):
+        build_stage.build(copied, NAME)
 
 
 def test_where_cuda_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +240,7 @@ def test_where_cuda_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_real_engine_answers_as_onnxruntime(bundle: Bundle, precision: str, tmp_path: Path) -> None:
     trt = load_tensorrt("tensorrt")
     graph = bundle.path(bundle.graphs[precision]["network"])
-    build_engine(trt, graph, tmp_path / "e.engine", INPUTS)
+    (tmp_path / "e.engine").write_bytes(build_engine(trt, graph, INPUTS)[0])
     run = open_engine(trt, tmp_path / "e.engine")
     image = load_examples(bundle, "test")["image"][:64]
     truth = open_onnxruntime(graph, optimise=False)({"image": image})["logits"]

@@ -37,7 +37,7 @@ def test_a_full_disk_costs_nothing_already_made(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
-def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -45,6 +45,12 @@ def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Refused, match=r"No space left on device.*Free some space on that disk"):
         write_bytes(tmp_path / "a", b"1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Refused, match=r"file/a: 1 bytes could not be written \((Not a directory|File exists)\)"):
+        write_bytes(tmp_path / "file" / "a", b"1")
 
 
 def test_json_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ from deploy.host import describe
 from deploy.measure import measure
 from deploy.targets import targets
 bundle = open_bundle(pathlib.Path({str(bundle.folder)!r}))
-facts = measure(bundle, targets(bundle, describe(), pathlib.Path('none'), {{}}), describe())
+host = describe() | {{'gpus': [], 'gpu_error': 'blocked'}}
+facts = measure(bundle, targets(bundle, host, pathlib.Path('none'), {{}}), host)
 rows = facts['targets']
 assert [name for name, row in rows.items() if not row['reason']] == ['onnxruntime-cpu-fp32', 'onnxruntime-cpu-fp16', 'onnxruntime-cpu-int8'], rows
 assert len(rows['onnxruntime-cpu-int8']['statistics']) == 900

@@ -18,7 +18,7 @@ from pipeline.recipe import Project
 
 def cpu(bundle: Bundle, precision: str) -> Target:
     files = {"network": bundle.path(bundle.graphs[precision]["network"])}
-    return Target(precision, precision, files, lambda: {"network": open_onnxruntime(files["network"])})
+    return Target(precision, precision, "cpu", files, lambda: {"network": open_onnxruntime(files["network"])})
 
 
 def test_the_stage_measures_what_is_here_and_gives_a_reason_for_the_rest(project: Project) -> None:
@@ -31,7 +31,11 @@ def test_the_stage_measures_what_is_here_and_gives_a_reason_for_the_rest(project
         if row["reason"]:
             assert len(row["reason"]) > 20 and "statistics" not in row, name
         else:
-            assert len(row["latency_s"]) == len(facts["trained"]["latency_s"]) == facts["latency"]["rounds"]
+            assert (
+                len(row["latency_s"])
+                == len(facts["trained"]["latency"]["cpu"]["latency_s"])
+                == facts["latency"]["rounds"]
+            )
             assert min(row["latency_s"]) > 0
             assert len(row["statistics"]) == len(row["predicted"]) == facts["n"] == 900
     assert "verdict" not in json.dumps(facts)  # facts, never a judgement
@@ -48,7 +52,7 @@ def test_accuracy_and_latency_are_of_the_file_that_is_hashed(bundle: Bundle) -> 
 
 def test_without_pytorch_the_recorded_answers_are_the_reference(bundle: Bundle) -> None:
     facts = measure(bundle, [cpu(bundle, "fp32")], {"name": "board"})
-    assert "latency_s" not in facts["trained"]
+    assert facts["trained"]["latency"] == {}
     assert len(facts["trained"]["statistics"]) == 900
     assert 0 < facts["trained"]["error_max"] < 1e-4
 
@@ -60,24 +64,36 @@ def test_a_trained_network_that_is_another_one_is_refused(bundle: Bundle) -> Non
         return {"logits": exact(inputs)["logits"] * 1.01}
 
     with pytest.raises(Refused, match="the trained network at hand is not the one this bundle was made from"):
-        measure(bundle, [], {"name": "here"}, {"network": other})
+        measure(bundle, [], {"name": "here"}, {"cpu": {"network": other}})
 
 
 def test_a_target_that_cannot_be_opened_is_a_reason_and_the_others_go_on(bundle: Bundle) -> None:
     def fail() -> dict:
         raise Refused("its driver is too old")
 
-    broken = Target("broken", "fp32", {}, fail)
+    broken = Target("broken", "fp32", "cuda", {}, fail)
     rows = measure(bundle, [broken, cpu(bundle, "fp32")], {"name": "here"})["targets"]
     assert rows["broken"]["reason"] == "its driver is too old" and "latency_s" not in rows["broken"]
     assert rows["fp32"]["reason"] == ""
+
+
+def test_a_target_that_opens_and_cannot_answer_is_no_mere_absence(bundle: Bundle) -> None:
+    def refuse(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise Refused("expected batch 1")
+
+    row = measure(bundle, [Target("t", "fp32", "cpu", {}, lambda: {"network": refuse})], {"name": "here"})["targets"][
+        "t"
+    ]
+    assert row["failed"] == "expected batch 1" and row["reason"] == ""
 
 
 def test_answers_that_are_not_finite_are_recorded_as_such(bundle: Bundle) -> None:
     def broken(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"logits": np.full((len(inputs["image"]), 10), np.nan, np.float32)}
 
-    row = measure(bundle, [Target("nan", "fp32", {}, lambda: {"network": broken})], {"name": "here"})["targets"]["nan"]
+    row = measure(bundle, [Target("nan", "fp32", "cpu", {}, lambda: {"network": broken})], {"name": "here"})["targets"][
+        "nan"
+    ]
     assert row["finite"] is False and row["error_max"] is None
     assert np.sum(row["statistics"]) == 0
 
@@ -85,20 +101,22 @@ def test_answers_that_are_not_finite_are_recorded_as_such(bundle: Bundle) -> Non
 def test_rows_of_a_host_with_a_gpu_and_of_one_without(bundle: Bundle, project: Project) -> None:
     engines = project.build / "engines" / NAME
     built = read_json(engines / "build.json")
-    host = describe() | {"gpus": []}
+    host = describe() | {"gpus": [], "gpu_error": "Driver/library version mismatch"}
     absent = {row.name: row.reason for row in targets(bundle, host, engines, built)}
     assert absent["onnxruntime-cpu-fp32"] == ""
-    assert "no NVIDIA GPU on this host" in absent["onnxruntime-cuda-fp32"]
+    assert "no NVIDIA GPU that works on this host (Driver/library version mismatch)" in absent["onnxruntime-cuda-fp32"]
     assert "was not built" in {r.name: r.reason for r in targets(bundle, host, engines, {})}["tensorrt-fp16"]
     card = host | {"gpus": [{"name": "RTX 4090", "compute_capability": "8.9", "driver": "1"}]}
     present = {row.name: row.reason for row in targets(bundle, card, engines, built)}
     assert present["onnxruntime-cuda-int8"] == ""
-    if "reason" not in built["tensorrt-rtx-sm89-fp32"]:
-        assert present["tensorrt-rtx-sm89-fp32"] == ""
-        assert "no GPU of compute capability 8.6 on this host (8.9 here)" in present["tensorrt-rtx-sm86-fp32"]
-        stale = built["tensorrt-rtx-sm89-fp32"] | {"graph_sha256": {"network": "0"}}
-        again = targets(bundle, card, engines, built | {"tensorrt-rtx-sm89-fp32": stale})
-        assert "stale" in {row.name: row.reason for row in again}["tensorrt-rtx-sm89-fp32"]
+    engine = {"files": {}, "graph_sha256": bundle.graph_sha256("fp32")}
+    made = {"tensorrt-rtx-sm86-fp32": engine, "tensorrt-rtx-sm89-fp32": engine}
+    present = {row.name: row.reason for row in targets(bundle, card, engines, made)}
+    assert present["tensorrt-rtx-sm89-fp32"] == ""
+    assert "no GPU of compute capability 8.6 on this host (8.9 here)" in present["tensorrt-rtx-sm86-fp32"]
+    stale = {"tensorrt-rtx-sm89-fp32": engine | {"graph_sha256": {"network": "0"}}}
+    again = {row.name: row.reason for row in targets(bundle, card, engines, stale)}
+    assert "stale" in again["tensorrt-rtx-sm89-fp32"]
 
 
 def test_a_precision_that_could_not_be_made_is_a_row_with_its_reason(bundle: Bundle, project: Project) -> None:

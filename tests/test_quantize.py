@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, write_bytes
+from deploy.files import read_json, write_bytes, write_json
 from pipeline import quantize as quantize_stage
 from pipeline.quantize import check_calibration, quantize, to_fp16
 from pipeline.ranges import activation_ranges
@@ -154,8 +155,14 @@ def test_the_stage_refuses_a_calibration_of_one_class_and_leaves_what_was_made(
     for file in (project.build / "prepare" / "digits").iterdir():
         write_bytes(tmp_path / "prepare" / "digits" / file.name, file.read_bytes())
     calib = load_arrays(tmp_path / "prepare" / "digits" / "calib.npz")
-    write_bytes(tmp_path / "prepare" / "digits" / "calib.npz", pack_arrays(calib | {"label": np.zeros(100, int)}))
+    alien = pack_arrays(calib | {"label": np.zeros(100, int)})
+    write_bytes(tmp_path / "prepare" / "digits" / "calib.npz", alien)
     write_bytes(tmp_path / "quantize" / NAME / "quantize.json", b"{}")
+    with pytest.raises(Refused, match=r"calib\.npz: SHA-256 .*these are not examples of the data set"):
+        quantize(copy, NAME)
+    facts = read_json(tmp_path / "prepare" / "digits" / "data.json")
+    facts["splits"]["calib"]["sha256"] = hashlib.sha256(alien).hexdigest()
+    write_json(tmp_path / "prepare" / "digits" / "data.json", facts)
     with pytest.raises(Refused, match=r"calib\.npz: all 100 calibration examples are of class \[0\]"):
         quantize(copy, NAME)
     assert (tmp_path / "quantize" / NAME / "quantize.json").read_bytes() == b"{}"

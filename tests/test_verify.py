@@ -25,6 +25,7 @@ def statistics(wrong: list[int], n: int = 900) -> list[list[float]]:
 def row(**changes: Any) -> dict[str, Any]:
     facts = {
         "precision": "fp32",
+        "device": "cpu",
         "reason": "",
         "statistics": statistics([0, 1, 2]),
         "finite": True,
@@ -42,13 +43,13 @@ def measurement(targets: dict[str, dict[str, Any]], **trained: Any) -> dict[str,
         "statistics": statistics([0, 1, 2]),
         "error_max": 1e-6,
         "rounding": 1e-7,
-        "latency_s": [1e-3 + 1e-6 * (i % 5) for i in range(700)],
-        "alone_s": 0.9e-3,
+        "latency": {"cpu": {"latency_s": [1e-3 + 1e-6 * (i % 5) for i in range(700)], "alone_s": 0.9e-3}},
     }
     return {
         "task": "classification",
         "contract_sha256": "now",
         "host": {"name": "here"},
+        "date": "2026-01-01",
         "trained": reference | trained,
         "targets": targets,
     }
@@ -92,10 +93,11 @@ def test_equal_scores_with_many_flips_are_not_a_pass() -> None:
 
 
 def test_an_untrained_network_fails_on_every_target_measured_or_not() -> None:
-    rows = {"fp32": row(), "elsewhere": {"precision": "fp16", "reason": "no GPU"}}
+    rows = {"fp32": row(), "elsewhere": {"precision": "fp16", "device": "cuda", "reason": "no GPU"}}
     came = judge(measurement(rows), "now", 99.9, BUDGET)["targets"]
     assert {facts["verdict"] for facts in came.values()} == {FAIL}
     assert all("not trained: 99.67 %, and the floor is 99.9 %" in facts["reason"] for facts in came.values())
+    assert came["elsewhere"]["reason"].endswith("; no GPU")
 
 
 def test_answers_that_are_no_numbers_fail() -> None:
@@ -119,7 +121,10 @@ def test_a_trained_network_without_error_is_granted_the_rounding_of_float32() ->
 def test_latency_is_judged_by_its_bounds(factor: float, expected: str) -> None:
     random = np.random.default_rng(0)
     trained = 1e-3 * random.lognormal(0, 0.02, 700)
-    came = verdict(row(latency_s=list(factor * trained * random.lognormal(0, 0.02, 700))), latency_s=list(trained))
+    came = verdict(
+        row(latency_s=list(factor * trained * random.lognormal(0, 0.02, 700))),
+        latency={"cpu": {"latency_s": list(trained), "alone_s": None}},
+    )
     assert came["verdict"] == expected
     assert came["latency_ratio_lower95"] <= came["latency_ratio"] <= came["latency_ratio_upper95"]
 
@@ -131,19 +136,43 @@ def test_without_a_budget_latency_is_told_and_not_judged() -> None:
 
 def test_a_board_without_pytorch_has_latency_but_no_ratio() -> None:
     facts = measurement({"fp32": row()})
-    del facts["trained"]["latency_s"]
+    facts["trained"]["latency"] = {}
     judged = judge(facts, "now", 90.0, Budget(1.0, {}))["targets"]["fp32"]
     assert judged["verdict"] == PASS and judged["latency_ratio"] is None and judged["p50_ms"] is not None
     assert judge(facts, "now", 90.0, BUDGET)["targets"]["fp32"]["verdict"] == NOT_MEASURED
 
 
 def test_a_stale_or_absent_measurement_is_never_a_pass() -> None:
-    facts = measurement({"fp32": row(), "gpu": {"precision": "fp16", "reason": "no GPU here"}})
+    facts = measurement({"fp32": row(), "gpu": {"precision": "fp16", "device": "cuda", "reason": "no GPU here"}})
     stale = judge(facts, "another", 90.0, BUDGET)["targets"]["fp32"]
     assert stale["verdict"] == NOT_MEASURED and "stale" in stale["reason"]
     absent = judge(facts, "now", 90.0, BUDGET)["targets"]["gpu"]
     assert absent["verdict"] == NOT_MEASURED and absent["reason"] == "no GPU here"
     assert absent["deployed"] is None and absent["drop_upper95"] is None
+
+
+def test_a_target_that_opened_and_then_failed_on_real_examples_is_a_failure() -> None:
+    came = verdict({"precision": "fp32", "device": "cpu", "reason": "", "failed": "got image: expected batch 1"})
+    assert came["verdict"] == FAIL
+    assert "it opened and then failed on the test examples: got image" in came["reason"]
+
+
+def test_a_gpu_is_not_compared_with_a_processor() -> None:
+    assert verdict(row(device="cuda"), budget=Budget(1.0, {}))["latency_ratio"] is None
+    assert verdict(row(device="cuda"))["verdict"] == NOT_MEASURED  # a budget that could not be judged
+
+
+def test_right_or_wrong_units_of_a_metric_of_which_less_is_better() -> None:
+    """An error rate: a unit's statistic is still 1 where it is right."""
+    error_rate = types.SimpleNamespace(
+        metric=Metric("error rate", "%", False, 0.0, 100.0, right_or_wrong=True),
+        score=lambda statistics: 100 * (1 - float(statistics[:, 0].mean())),
+    )
+    before, after = np.array(statistics(list(range(30)))), np.array(statistics(list(range(540))))
+    assert judge_accuracy(before, after, error_rate, 1.0).verdict == FAIL
+    better = judge_accuracy(after, before, error_rate, 1.0)
+    assert better.verdict == PASS and better.facts["drop"] == pytest.approx(-100 * 510 / 900)
+    assert better.facts["flips"] == {"lost": 0, "won": 510}
 
 
 def f1_task(bounded: bool = True) -> Any:
@@ -154,7 +183,8 @@ def f1_task(bounded: bool = True) -> Any:
         return 100.0 * 2 * tp / max(2 * tp + fp + fn, 1)
 
     return types.SimpleNamespace(
-        metric=Metric("F1", "%", True, 0.0 if bounded else None, 100.0 if bounded else None), score=score
+        metric=Metric("F1", "%", True, 0.0 if bounded else None, 100.0 if bounded else None, right_or_wrong=False),
+        score=score,
     )
 
 
@@ -178,7 +208,8 @@ def test_identical_answers_of_a_corpus_metric_are_bounded_by_what_could_have_cha
     assert same.facts["drop_upper95"] == pytest.approx(100 * (1 - 0.05 ** (1 / 300)), rel=1e-6)
     assert judge_accuracy(before, before.copy(), f1_task(), 0.5).verdict == INCONCLUSIVE
     unbounded = judge_accuracy(before, before.copy(), f1_task(bounded=False), 5.0)
-    assert unbounded.verdict == INCONCLUSIVE
+    assert unbounded.verdict == INCONCLUSIVE and unbounded.facts["drop_upper95"] is None
+    assert "no bound" in unbounded.reason
 
 
 def test_a_unit_that_outweighs_the_rest_widens_the_bound() -> None:
@@ -186,12 +217,12 @@ def test_a_unit_that_outweighs_the_rest_widens_the_bound() -> None:
     before[0] = (1000, 500, 500)
     heavy = judge_accuracy(before, before.copy(), f1_task(), 5.0).facts["drop_upper95"]
     light = judge_accuracy(np.ones((300, 3)), np.ones((300, 3)), f1_task(), 5.0).facts["drop_upper95"]
-    assert heavy >= light
+    assert heavy > 2 * light
 
 
 def test_a_metric_of_which_less_is_better_drops_when_it_grows() -> None:
     perplexity = types.SimpleNamespace(
-        metric=Metric("perplexity", "", False, 1.0, None),
+        metric=Metric("perplexity", "", False, 1.0, None, right_or_wrong=False),
         score=lambda counts: float(np.exp(counts[:, 0].sum() / counts[:, 1].sum())),
     )
     before = np.column_stack([np.random.default_rng(0).normal(100, 5, 200), np.full(200, 100.0)])

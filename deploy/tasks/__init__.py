@@ -12,9 +12,19 @@ A unit is what is independent: an image, a sentence, a file; never a token of a 
 """
 
 import importlib
+from pathlib import Path
 from types import ModuleType
+
+from deploy.errors import Refused
 
 
 def load_task(name: str) -> ModuleType:
-    """The module ``deploy.tasks.<name>``."""
+    """The module ``deploy.tasks.<name>``.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "metric"))
+    if name not in known:
+        raise Refused(f"no task {name!r}; this version of Plumbline knows {', '.join(known)}")
     return importlib.import_module(f"deploy.tasks.{name}")

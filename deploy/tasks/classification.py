@@ -11,7 +11,7 @@ import numpy as np
 from deploy.run import Run
 from deploy.tasks.metric import Metric
 
-metric = Metric(name="accuracy", unit="%", higher_is_better=True, lowest=0.0, highest=100.0)
+metric = Metric(name="accuracy", unit="%", higher_is_better=True, lowest=0.0, highest=100.0, right_or_wrong=True)
 outputs = ("logits",)
 
 BATCH = 64

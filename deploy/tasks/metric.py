@@ -5,13 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """``lowest`` and ``highest`` bound the score; ``None`` where the metric has no such bound."""
+    """What a task's score is called, and how it is judged.
+
+    ``lowest`` and ``highest`` bound the score, ``None`` where there is no such bound. ``right_or_wrong``: a unit's only
+    statistic is 1 where it is right and 0 where it is wrong, and the score grows or falls evenly with their share.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
     lowest: float | None
     highest: float | None
+    right_or_wrong: bool
 
     @property
     def drop_unit(self) -> str:
