@@ -12,6 +12,7 @@ are spelled out here. All three use Adam; ours takes PyTorch's fused form of it.
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from models.scaled import Scaled
 from pipeline import losses
 from pipeline.intervals import ALPHA
 from pipeline.recipe import Training
+from pipeline.results import keep_benchmark
 from pipeline.train import prepare, train_epoch
 
 ITEMS, TURNS, BATCH, FAST_BATCH = 60_000, 7, 100, 1024
@@ -73,7 +75,7 @@ def example_epoch(network: nn.Module, optimiser: torch.optim.Optimizer, items: I
 
 
 def main() -> None:
-    """Print images a second and the ratios, with bootstrap bounds over turns."""
+    """Print and keep images a second and the ratios, with bootstrap bounds over turns."""
     image, label = enlarged_digits()
     mean, deviation = float(image.mean()) / 255, float(image.std()) / 255
     items = Items(image, label, mean, deviation)
@@ -108,18 +110,20 @@ def main() -> None:
             start = time.perf_counter_ns()
             ways[name]()
             rate[name].append(ITEMS / ((time.perf_counter_ns() - start) * 1e-9))
-    print(f"| way | images a second (median of {TURNS}, least to greatest) | ratio to the example's (95 % bounds) |")
-    print("|---|---|---|")
+    lines = [f"| way | images a second (median of {TURNS}, least to greatest) | ratio to the example's (95 % bounds) |"]
+    lines.append("|---|---|---|")
     base = np.array(rate[next(iter(ways))])
     picks = np.random.default_rng(0).integers(TURNS, size=(2_000, TURNS))
     for name, rates in rate.items():
         ratios = np.array(rates) / base
         low, high = np.quantile(np.median(ratios[picks], axis=1), (ALPHA, 1 - ALPHA))
-        print(
+        lines.append(
             f"| {name} | {np.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) | "
             f"{np.median(ratios):.2f} ({low:.2f}–{high:.2f}) |"
         )
-    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}")
+    table = "\n".join(lines)
+    print(f"{table}\n\n{torch.get_num_threads()} threads, torch {torch.__version__}")
+    keep_benchmark(Path.cwd(), "training", table)
 
 
 if __name__ == "__main__":

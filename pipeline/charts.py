@@ -79,11 +79,11 @@ def latency(latency_s: dict[str, list[float]]) -> str:
     return _svg(chart.properties(width=WIDTH, height=220))
 
 
-def training(history: list[dict[str, float]], metric: str, unit: str, kept: int) -> str:
+def training(history: list[dict[str, float]], spread: list[dict[str, float]], metric: str, unit: str, kept: int) -> str:
     """Losses, the metric, and the spread of weights and biases, by epoch; a line marks the epoch that was kept.
 
     Args:
-        history: rows of ``history.csv``.
+        history, spread: rows of the two CSV files that ``train`` writes.
     """
     rule = alt.Chart(alt.Data(values=[{"epoch": kept}])).mark_rule(color=INK, strokeDash=[2, 3]).encode(x="epoch:Q")
     x = alt.X("epoch:Q", title="epoch")
@@ -105,6 +105,7 @@ def training(history: list[dict[str, float]], metric: str, unit: str, kept: int)
     score = rows.mark_line(strokeWidth=2, color=COLOURS[1]).encode(
         x=x, y=alt.Y(f"{metric}:Q", title=f"{metric} on select, {unit}", scale=alt.Scale(zero=False))
     )
+    rows = alt.Chart(alt.Data(values=spread))
     spreads = []
     for kind in ("weights", "biases"):
         ends = rows.mark_area(opacity=0.25, color=COLOURS[0]).encode(

@@ -127,8 +127,9 @@ def number(value: float | None) -> str:
 
 
 def table(verdicts: dict[str, Any]) -> str:
-    """The measured rows as a Markdown table."""
-    lines = [HEADS, ["---"] * len(HEADS), *(cells(row) for row in measured(verdicts))]
+    """The measured rows as a Markdown table, each with the first digits of its graph's hash."""
+    rows = [[*cells(row), f"`{str(row['graph_sha256'])[:8]}`"] for row in measured(verdicts)]
+    lines = [[*HEADS, "graph"], ["---"] * (len(HEADS) + 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -142,8 +143,7 @@ def _terminal(verdicts: dict[str, Any]) -> str:
 def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]) -> dict[str, Any]:
     measurement = read_json(project.build / "measure" / f"{name}.json")
     metric = load_task(recipe.task).metric
-    with open(project.build / "train" / name / "history.csv", newline="") as file:
-        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    history, spread = (_read_csv(project.build / "history" / kind / f"{name}.csv") for kind in ("loss", "spread"))
     here = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
     drops = [
         {"target": target, "drop": row["drop"], "lower": row["drop_lower95"], "upper": row["drop_upper95"]}
@@ -162,7 +162,7 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         "accuracy": charts.accuracy(drops, recipe.budget.drop, metric.name, metric.drop_unit) if drops else "",
         "latency": charts.latency(latencies) if latencies else "",
         "how": measurement["latency"],
-        "training": charts.training(history, metric.name, metric.unit, int(kept)),
+        "training": charts.training(history, spread, metric.name, metric.unit, int(kept)),
         "wrong": _wrong(project, recipe, measurement),
         "engines": {
             target: sum(file["bytes"] for file in entry["files"].values())
@@ -170,6 +170,11 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
             if "files" in entry and target not in here
         },
     }
+
+
+def _read_csv(path: Path) -> list[dict[str, float]]:
+    with open(path, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,25 @@
-"""``make results``: keep what this host measured, and bring the README's tables up to it.
+"""``make results`` and ``make bench``: keep what this host measured, and bring the README's tables up to it.
 
 The only writer of ``results/``. Not a stage: a run elsewhere must not change what is committed.
 """
 
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes, write_json
+from deploy.host import describe
 from pipeline import stage
 from pipeline.recipe import Project
 from pipeline.report import not_measured, table
 
-BLOCK = re.compile(r"(<!-- results: made by `make results` -->\n).*?(<!-- end of results -->)", re.DOTALL)
+BLOCKS = {
+    kind: re.compile(rf"(<!-- {kind}: made by `make {kind}` -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
+    for kind in ("results", "bench")
+}
 
 
 def results(project: Project) -> None:
@@ -32,12 +37,42 @@ def results(project: Project) -> None:
     write_bytes(readme, with_tables(readme.read_text(), project.root / "results").encode())
 
 
+def keep_benchmark(root: Path, name: str, lines: str) -> None:
+    """Write ``results/bench/<name>.json``, a table with where it was measured, and the README's block of benchmarks."""
+    host = describe()
+    date = datetime.now(UTC).date().isoformat()
+    facts = {
+        "command": f"python -m benchmarks.{name}",
+        "date": date,
+        "commit": _commit(root),
+        "host": host,
+        "table": lines,
+    }
+    write_json(root / "results" / "bench" / f"{name}.json", facts)
+    readme = root / "README.md"
+    write_bytes(readme, with_tables(readme.read_text(), root / "results").encode())
+
+
 def with_tables(readme: str, folder: Path) -> str:
-    """``readme`` with its block made anew from every ``results/<host>.json``."""
-    if not BLOCK.search(readme):
-        raise Refused("README.md: the lines that begin and end its block of results are missing; put them back")
-    block = "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json")))
-    return BLOCK.sub(lambda found: found[1] + block + found[2], readme)
+    """``readme`` with its blocks made anew from ``results/<host>.json`` and ``results/bench/<name>.json``."""
+    made = {
+        "results": "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json"))),
+        "bench": "\n".join(_benchmark(read_json(path)) for path in sorted((folder / "bench").glob("*.json"))),
+    }
+    for kind, block in BLOCKS.items():
+        found = block.search(readme)
+        if found is None:
+            raise Refused(f"README.md: the lines that begin and end its block of {kind} are missing; put them back")
+        readme = readme[: found.start()] + found[1] + made[kind] + found[2] + readme[found.end() :]
+    return readme
+
+
+def _benchmark(facts: dict[str, Any]) -> str:
+    host = facts["host"]
+    return (
+        f"{facts['table']}\n\n`{facts['command']}` on {host['processor']}, {host['cores']} cores, torch "
+        f"{host['packages']['torch']}; {facts['date']}, commit `{facts['commit']}`.\n"
+    )
 
 
 def _block(result: dict[str, Any]) -> str:

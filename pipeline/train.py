@@ -29,7 +29,7 @@ Loss = Callable[[Tensor, dict[str, Tensor]], Tensor]
 
 
 def train(project: Project, name: str) -> None:
-    """Write ``weights.safetensors`` and ``history.csv`` into ``build/train/<name>/``."""
+    """Write ``build/train/<name>/weights.safetensors`` and ``build/history/{loss,spread}/<name>.csv``."""
     recipe = project.recipe(name)
     data = project.build / "prepare" / recipe.data
     examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
@@ -43,13 +43,16 @@ def train(project: Project, name: str) -> None:
         answers = task.answer({"network": open_pytorch(network, task.outputs)}, examples["select"])
         return {metric.name: task.score(task.observe(answers, examples["select"]))}
 
-    history = fit(network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name)
+    losses_by_epoch, spread_by_epoch = fit(
+        network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name
+    )
     folder = project.build / "train" / name
     write_bytes(
         folder / "weights.safetensors",
         safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}),
     )
-    write_bytes(folder / "history.csv", _csv(history))
+    for kind, rows in (("loss", losses_by_epoch), ("spread", spread_by_epoch)):
+        write_bytes(project.build / "history" / kind / f"{name}.csv", _csv(rows))
 
 
 def fit(
@@ -59,7 +62,7 @@ def fit(
     examples: dict[str, dict[str, np.ndarray]],
     evaluate: Callable[[], dict[str, float]],
     name: str,
-) -> list[dict[str, float]]:
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Train ``network`` in place with Adam; it ends with the weights of the epoch of least loss on ``select``.
 
     Args:
@@ -68,8 +71,7 @@ def fit(
         evaluate: metrics of the network as it stands, for the bar and the history.
 
     Returns:
-        One row an epoch: losses (nats), metrics, and the spread of all weights and all biases
-        (least, quartiles, greatest).
+        Two histories, a row an epoch: losses (nats) and metrics; and the spread of all weights and all biases.
 
     Raises:
         Refused: a loss that is not finite.
@@ -79,6 +81,7 @@ def fit(
     shuffle = torch.Generator().manual_seed(training.seed)
     best, best_state, waited = math.inf, copy.deepcopy(network.state_dict()), 0
     history: list[dict[str, float]] = []
+    spreads: list[dict[str, float]] = []
     bar = tqdm(range(training.epochs), desc=f"train {name}", unit="epoch", disable=None)
     for epoch in bar:
         train_loss = train_epoch(
@@ -89,9 +92,8 @@ def fit(
             select_loss = float(loss(_forward(network, tensors["select"]), tensors["select"]))
         _check_finite(select_loss, training, f"{name}, epoch {epoch}, on select")
         metrics = evaluate()
-        history.append(
-            {"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics | spread(network)
-        )
+        history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics)
+        spreads.append({"epoch": epoch} | spread(network))
         bar.set_postfix(
             {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}, refresh=False
         )
@@ -102,11 +104,11 @@ def fit(
         if waited == training.patience:
             break
     bar.close()
-    told = ", ".join(f"{key} {kept[key]:.6g}" for key in ("epoch", "train_loss", "select_loss", *metrics))
+    told = ", ".join(f"{key} {value:.6g}" for key, value in kept.items())
     print(f"{name}: {len(history)} epochs; kept {told}")
     network.load_state_dict(best_state)
     network.eval()
-    return history
+    return history, spreads
 
 
 def prepare(network: nn.Module, training: Training) -> torch.optim.Optimizer:

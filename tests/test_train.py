@@ -1,11 +1,13 @@
 import csv
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import NAME
+import yaml
+from conftest import NAME, ROOT
 from safetensors.torch import load_file, save_file
 
 from deploy.contract import load_arrays
@@ -18,6 +20,10 @@ from pipeline.train import fit, spread, train
 
 LINEAR = Network("linear", "SoftmaxRegression", {})
 DATA = {"shape": [1, 8, 8], "classes": list("0123456789")}
+
+
+def open_csv(project: Project, kind: str) -> io.StringIO:
+    return io.StringIO((project.build / "history" / kind / f"{NAME}.csv").read_text())
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def trained(
     training = dataclasses.replace(
         Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3, bf16=False, channels_last=False), **changes
     )
-    history = fit(network, losses.classification, training, examples, lambda: {"accuracy": 0.0}, "linear")
+    history, _ = fit(network, losses.classification, training, examples, lambda: {"accuracy": 0.0}, "linear")
     return network, history
 
 
@@ -75,8 +81,7 @@ def test_fast_mode_learns_as_well_and_its_weights_load(project: Project, tmp_pat
     )
     (tmp_path / "prepare").symlink_to(project.build / "prepare")
     train(quick, NAME)
-    with open(tmp_path / "train" / NAME / "history.csv", newline="") as file:
-        assert float(list(csv.DictReader(file))[-1]["accuracy"]) > 88
+    assert float(list(csv.DictReader(open_csv(quick, "loss")))[-1]["accuracy"]) > 88
     data = read_json(tmp_path / "prepare" / "digits" / "data.json")
     load_network(recipe.network, data, tmp_path / "train" / NAME / "weights.safetensors")
 
@@ -92,10 +97,12 @@ def test_spread_is_that_of_all_weights_and_all_biases() -> None:
 
 def test_the_stage_writes_weights_and_a_history_for_plots(project: Project) -> None:
     folder = project.build / "train" / NAME
-    with open(folder / "history.csv", newline="") as file:
-        history = list(csv.DictReader(file))
-    assert len(history) <= 30
-    assert {"epoch", "train_loss", "select_loss", "accuracy", "weights_p25", "biases_max"} <= set(history[0])
+    loss, spreads = (list(csv.DictReader(open_csv(project, kind))) for kind in ("loss", "spread"))
+    assert len(loss) == len(spreads) <= 30
+    assert list(loss[0]) == ["epoch", "train_loss", "select_loss", "accuracy"]
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    listed = {path.rpartition("/")[2]: facts["y"] for plot in plots for path, facts in plot.items()}
+    assert listed == {"loss": list(loss[0])[1:3], "spread": list(spreads[0])[1:]}
     weights = load_file(folder / "weights.safetensors")
     image = load_arrays(project.build / "prepare" / "digits" / "train.npz")["image"]
     assert float(weights["mean"]) == pytest.approx(image.mean())
