@@ -9,17 +9,21 @@ class Scaled(nn.Module):
 
     Args:
         network: takes floating input of any shape.
-        mean, deviation: fitted on the training split; scalars, in the raw input's unit.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, network: nn.Module, mean: float = 0.0, deviation: float = 1.0) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(float(mean)))
-        self.register_buffer("deviation", torch.tensor(float(deviation)))
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("deviation", torch.tensor(1.0))
+
+    def fit(self, mean: float, deviation: float) -> None:
+        """Set both, in the raw input's unit; of the training split and no other."""
+        self.mean.fill_(mean)
+        self.deviation.fill_(deviation)
 
     def forward(self, image: Tensor) -> Tensor:
         """Raw ``image`` ``(batch, ...)`` of any number type to the network's output."""

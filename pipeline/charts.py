@@ -97,7 +97,7 @@ def training(history: list[dict[str, float]], spread: list[dict[str, float]], me
         .mark_line(strokeWidth=2)
         .encode(
             x=x,
-            y=alt.Y("loss:Q", title="loss, nats (log)", scale=alt.Scale(type="log")),
+            y=alt.Y("loss:Q", title="loss (log)", scale=alt.Scale(type="log")),
             color=alt.Color("split:N", title=None, sort=None, scale=alt.Scale(range=list(COLOURS))),
         )
     )

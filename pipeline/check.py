@@ -7,6 +7,7 @@ import ast
 import re
 from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import Refused
 from deploy.files import write_bytes
@@ -14,8 +15,6 @@ from deploy.targets import GRAPHS, engine_targets
 from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.recipe import PARAMS, PRECISIONS, Project, Recipe, nearest
-
-FROM_DATA = ("shape", "classes")  # constructor arguments that the data set gives
 
 
 def check(project: Project) -> None:
@@ -42,7 +41,8 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
     )
     classes = _constructors(project.root / "models" / f"{recipe.network.file}.py")
     _known(f"{where}: network: class", "network", recipe.network.class_, classes)
-    allowed = {name: needed for name, needed in classes[recipe.network.class_].items() if name not in FROM_DATA}
+    given = _constant(project.root / "pipeline" / "datasets" / f"{recipe.data}.py", "NETWORK")
+    allowed = {name: needed for name, needed in classes[recipe.network.class_].items() if name not in given}
     for argument in recipe.network.arguments:
         _known(f"{where}: network: arguments", "argument", argument, allowed)
     if missing := [name for name, needed in allowed.items() if needed and name not in recipe.network.arguments]:
@@ -91,6 +91,14 @@ def _functions(folder: Path) -> set[str]:
     return {
         node.name for node in ast.parse((folder / "losses.py").read_text()).body if isinstance(node, ast.FunctionDef)
     }
+
+
+def _constant(file: Path, name: str) -> Any:
+    """The literal that a module gives ``name``."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise Refused(f"{file}: {name} is missing; pipeline/datasets/__init__.py lists what a data set defines")
 
 
 def _constructors(file: Path) -> dict[str, dict[str, bool]]:

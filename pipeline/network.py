@@ -20,19 +20,18 @@ from pipeline.recipe import Network
 GRAPH = "network"  # what the graph of a one-graph recipe is called
 
 
-def build_network(network: Network, data: dict[str, Any], mean: float = 0.0, deviation: float = 1.0) -> Scaled:
-    """The untrained network of ``models/<file>.py`` with its input scaling.
+def build_network(network: Network, data: dict[str, Any]) -> nn.Module:
+    """The untrained network of ``models/<file>.py``, with its input scaling where the data set wants one.
 
     Args:
-        data: ``data.json``; ``shape`` and the number of ``classes`` go to the constructor.
-        mean, deviation: of the raw input on ``train``.
+        data: ``data.json``; its ``network`` goes to the constructor, before the recipe's own arguments.
     """
     constructor = getattr(importlib.import_module(f"models.{network.file}"), network.class_)
-    built = constructor(tuple(data["shape"]), len(data["classes"]), **network.arguments)
-    return Scaled(built, mean, deviation)
+    built = constructor(**data["network"], **network.arguments)
+    return Scaled(built) if data["scaled"] else built
 
 
-def load_network(network: Network, data: dict[str, Any], weights: Path) -> Scaled:
+def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Module:
     """The trained network, in evaluation mode.
 
     Raises:

@@ -25,18 +25,19 @@ def prepare(project: Project, name: str) -> None:
     examples = dataset.prepare(project.build / "download" / name)
     folder = project.build / "prepare" / name
     digests: dict[str, Any] = {}
-    for split, index in split_by_class(examples["label"], dataset.SPLITS).items():
+    units = len(next(iter(examples.values())))
+    for split, index in split_by_class(examples.get("label", np.zeros(units)), dataset.SPLITS).items():
         packed = pack_arrays({key: array[index] for key, array in examples.items()})
         write_bytes(folder / f"{split}.npz", packed)
         digests[split] = {"n": len(index), "sha256": hashlib.sha256(packed).hexdigest()}
-    inputs = [key for key in examples if key != "label"]
     write_json(
         folder / "data.json",
         {
             "name": name,
             "licence": dataset.LICENCE,
             "classes": list(dataset.CLASSES),
-            "shape": list(examples[inputs[0]].shape[1:]),
+            "network": dataset.NETWORK,
+            "scaled": dataset.SCALED,
             "splits": digests,
             "sha256": hashlib.sha256("".join(d["sha256"] for d in digests.values()).encode()).hexdigest(),
         },
@@ -44,7 +45,7 @@ def prepare(project: Project, name: str) -> None:
 
 
 def split_by_class(label: np.ndarray, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-    """Disjoint indices of each split, every class in proportion (to one item), shuffled, the same every time.
+    """Disjoint indices of each split, every class in proportion, shuffled, the same every time.
 
     Args:
         label: class of each item ``(n,)``.

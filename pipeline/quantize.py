@@ -14,8 +14,10 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
+from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
 from deploy.tasks import load_task
 from pipeline import stage
@@ -80,37 +83,60 @@ def quantize(project: Project, name: str) -> None:
         )
     check_calibration(calib, len(facts["classes"]), f"{data}/calib.npz")
     task = load_task(recipe.task)
-    [graph] = read_json(exported / "io.json")
-    fp32 = exported / f"{graph}.onnx"
-    inputs = [tensor.name for tensor in onnx.load(fp32).graph.input]
-    feeds = {split: {key: arrays[key] for key in inputs} for split, arrays in (("calib", calib), ("select", select))}
-    ranges = activation_ranges(fp32, feeds["calib"])
-    write_json(folder / "ranges.json", {graph: ranges})
-
-    def judge(path: Path) -> tuple[float, float]:
-        """Score on ``select``, and mean absolute error of the answers against fp32's."""
-        answers = [task.answer({graph: open_onnxruntime(file, optimise=False)}, select) for file in (path, fp32)]
-        error = np.mean([np.abs(answers[0][key] - answers[1][key]).mean() for key in answers[1]])
-        return task.score(task.observe(answers[0], select)), float(error)
-
+    fp32 = {graph: exported / f"{graph}.onnx" for graph in read_json(exported / "io.json")}
+    feeds = recorded_feeds(task, fp32, calib)
+    ranges = {graph: activation_ranges(file, feeds[graph]) for graph, file in fp32.items()}
+    write_json(folder / "ranges.json", ranges)
     made: dict[str, Any] = {}
     for precision in recipe.precisions:
-        path = folder / precision / f"{graph}.onnx"
+        if precision == "fp32":
+            continue
+        graphs: dict[str, bytes] = {}
+        made[precision] = {}
         try:
-            if precision == "fp16":
-                model, kept = to_fp16(onnx.load(fp32), ranges)
-                check_model(model, fp32)
-                best, made[precision] = model.SerializeToString(), {"float32": kept}
-            elif precision.startswith("int8"):
-                best, candidates = to_int8(fp32, precision, feeds["calib"], judge, task.metric.higher_is_better)
-                made[precision] = {"candidates": candidates}
-            else:
-                continue
+            for graph, file in fp32.items():
+                if precision == "fp16":
+                    graphs[graph], made[precision][graph] = to_fp16(file, ranges[graph])
+                else:
+                    judge = partial(_judge, task, fp32, graph, select)
+                    graphs[graph], made[precision][graph] = to_int8(
+                        file, precision, feeds[graph], judge, task.metric.higher_is_better
+                    )
         except Refused as error:  # this precision cannot be made; a full disk is another matter, below
             made[precision] = {"reason": str(error)}
             continue
-        write_bytes(path, best)
+        for graph, model in graphs.items():
+            write_bytes(folder / precision / f"{graph}.onnx", model)
     write_json(folder / "quantize.json", made)
+
+
+def recorded_feeds(
+    task: ModuleType, graphs: dict[str, Path], examples: dict[str, np.ndarray]
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What each graph is fed, call by call, while the task answers ``examples``."""
+    feeds: dict[str, list[dict[str, np.ndarray]]] = {graph: [] for graph in graphs}
+
+    def recording(graph: str, run: Run) -> Run:
+        def record(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            feeds[graph].append(inputs)
+            return run(inputs)
+
+        return record
+
+    task.answer({graph: recording(graph, open_onnxruntime(file)) for graph, file in graphs.items()}, examples)
+    return feeds
+
+
+def _judge(
+    task: ModuleType, fp32: dict[str, Path], graph: str, select: dict[str, np.ndarray], path: Path
+) -> tuple[float, float]:
+    """Score on ``select`` with ``path`` in place of ``graph``, and mean absolute error of the answers to fp32's."""
+    answers = [
+        task.answer({name: open_onnxruntime(file, optimise=False) for name, file in files.items()}, select)
+        for files in (fp32 | {graph: path}, fp32)
+    ]
+    error = np.mean([np.abs(answers[0][key] - answers[1][key]).mean() for key in answers[1]])
+    return task.score(task.observe(answers[0], select)), float(error)
 
 
 def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) -> None:
@@ -129,15 +155,19 @@ def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) ->
             )
 
 
-def to_fp16(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> tuple[onnx.ModelProto, list[str]]:
+def to_fp16(fp32: Path, ranges: dict[str, list[float]]) -> tuple[bytes, dict[str, Any]]:
     """Convert weights and arithmetic to float16; inputs and outputs keep their types.
 
     Args:
         ranges: of every activation on ``calib``; a node that touches a value of ``FP16_NEAR`` or more stays float32.
 
     Returns:
-        The graph, and the names of the nodes that stayed float32.
+        The graph's bytes, and ``float32``: the names of the nodes that stayed so.
+
+    Raises:
+        Refused: ONNX's checker refuses what came out.
     """
+    model = onnx.load(fp32)
     largest = {name: max(abs(low), abs(high)) for name, (low, high) in ranges.items()}
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -161,19 +191,26 @@ def to_fp16(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> tuple[onn
         if node.op_type == "Cast" and node.name in casts - set(kept):
             node.attribute[0].i = onnx.TensorProto.FLOAT16
     converted.graph.ClearField("value_info")  # it kept types of tensors that are gone
-    return onnx.shape_inference.infer_shapes(converted, strict_mode=True), kept
+    inferred = onnx.shape_inference.infer_shapes(converted)
+    check_model(inferred, fp32)
+    return inferred.SerializeToString(), {"float32": kept}
 
 
 def to_int8(
-    fp32: Path, precision: str, calib: dict[str, np.ndarray], judge: Any, higher_is_better: bool
-) -> tuple[bytes, list[dict[str, Any]]]:
+    fp32: Path,
+    precision: str,
+    feeds: list[dict[str, np.ndarray]],
+    judge: Callable[[Path], tuple[float, float]],
+    higher_is_better: bool,
+) -> tuple[bytes, dict[str, Any]]:
     """Quantize in every form that ``precision`` allows and keep the best on ``select``.
 
     Args:
+        feeds: what the graph was fed on ``calib``, call by call.
         judge: graph file -> score and mean absolute error on ``select``; the better score wins, then the smaller error.
 
     Returns:
-        The best graph's bytes, and all candidates, best first.
+        The best graph's bytes, and all ``candidates``, best first.
 
     Raises:
         Refused: the graph has no layer to quantize, or the quantizer cannot.
@@ -192,7 +229,7 @@ def to_int8(
                 path = Path(scratch) / "network.onnx"
                 extra = how["extra_options"] | options.get("extra_options", {})
                 try:
-                    _quantize(fp32, path, calib, how | options | {"extra_options": extra})
+                    _quantize(fp32, path, feeds, how | options | {"extra_options": extra})
                     score, error = judge(path)
                 except Refused as refused:
                     failed.append({"weights": form, "calibration": calibration, "reason": str(refused)})
@@ -202,7 +239,7 @@ def to_int8(
     if not candidates:
         raise Refused(failed[0]["reason"])
     candidates.sort(key=lambda candidate: candidate[0])
-    return candidates[0][1], [facts for _, _, facts in candidates] + failed
+    return candidates[0][1], {"candidates": [facts for _, _, facts in candidates] + failed}
 
 
 def check_model(model: onnx.ModelProto, source: Path) -> None:
@@ -214,26 +251,27 @@ def check_model(model: onnx.ModelProto, source: Path) -> None:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime asks for this class
-    def __init__(self, examples: dict[str, np.ndarray]) -> None:
-        self._batches = self._iterate(examples)
+    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
+        self._batches = self._iterate(feeds)
 
     @staticmethod
-    def _iterate(examples: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def _iterate(feeds: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         # One at a time: the histograms of a last, smaller batch cannot be joined to the others'.
-        for i in range(len(next(iter(examples.values())))):
-            yield {name: array[i : i + 1] for name, array in examples.items()}
+        for feed in feeds:
+            for i in range(len(next(iter(feed.values())))):
+                yield {name: array[i : i + 1] for name, array in feed.items()}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._batches, None)
 
 
-def _quantize(fp32: Path, path: Path, calib: dict[str, np.ndarray], options: dict[str, Any]) -> None:
+def _quantize(fp32: Path, path: Path, feeds: list[dict[str, np.ndarray]], options: dict[str, Any]) -> None:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises a pre-processing that the exporter has done
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it collects
-            quantize_static(fp32, path, _Reader(calib), QuantFormat.QDQ, LAYERS, **options)
+            quantize_static(fp32, path, _Reader(feeds), QuantFormat.QDQ, LAYERS, **options)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the quantizer has no common class

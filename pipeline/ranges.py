@@ -3,6 +3,7 @@
 What fp16 and int8 can hold is decided by these, and a deployed graph's overflow is told from these.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,16 @@ import onnx
 from deploy.errors import Refused
 from deploy.runtimes import open_onnxruntime
 
-BATCH = 64
 
-
-def activation_ranges(graph: Path, examples: dict[str, np.ndarray]) -> dict[str, list[float]]:
+def activation_ranges(graph: Path, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, list[float]]:
     """Run a graph with every intermediate tensor made an output.
 
     Args:
         graph: an fp32 graph.
-        examples: the graph's inputs by name ``(n, ...)``.
+        feeds: what the graph was fed, call by call, inputs by name ``(batch, ...)``.
 
     Returns:
-        tensor -> ``[smallest, largest]`` over all examples, floating tensors only, graph inputs apart.
+        tensor -> ``[smallest, largest]`` over all feeds, floating tensors only, graph inputs apart.
 
     Raises:
         Refused: an activation is not finite.
@@ -35,8 +34,8 @@ def activation_ranges(graph: Path, examples: dict[str, np.ndarray]) -> dict[str,
             model.graph.output.append(tensor)
     run = open_onnxruntime(model.SerializeToString(), optimise=False)
     ranges: dict[str, list[float]] = {}
-    for start in range(0, len(next(iter(examples.values()))), BATCH):
-        for name, array in run({name: array[start : start + BATCH] for name, array in examples.items()}).items():
+    for feed in feeds:
+        for name, array in run(feed).items():
             if not np.isfinite(array).all():
                 raise Refused(
                     f"{graph}: the activation {name!r} is not finite on the calibration examples. Train again."

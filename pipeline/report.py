@@ -177,10 +177,12 @@ def _read_csv(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dict[str, Any]:
+def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dict[str, Any] | None:
     """Test items that the trained network or a deployed one got wrong, those on which they disagree first."""
     data = project.build / "prepare" / recipe.data
     test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
+    if not {"image", "label"} <= set(test):  # only images of classes can be shown yet
+        return None
     said = {"trained": measurement["trained"]["predicted"]}
     said |= {t: row["predicted"] for t, row in measurement["targets"].items() if "predicted" in row}
     label = test["label"]

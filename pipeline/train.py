@@ -21,6 +21,7 @@ from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes
 from deploy.tasks import load_task
+from models.scaled import Scaled
 from pipeline import losses, stage
 from pipeline.network import build_network, input_names, open_pytorch
 from pipeline.recipe import Project, Training
@@ -34,8 +35,11 @@ def train(project: Project, name: str) -> None:
     data = project.build / "prepare" / recipe.data
     examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
     torch.manual_seed(recipe.train.seed)
-    image = examples["train"]["image"]
-    network = build_network(recipe.network, read_json(data / "data.json"), float(image.mean()), float(image.std()))
+    facts = read_json(data / "data.json")
+    network = build_network(recipe.network, facts)
+    if isinstance(network, Scaled):
+        raw = examples["train"][input_names(network)[0]]
+        network.fit(float(raw.mean()), float(raw.std()))
     task = load_task(recipe.task)
     metric = task.metric
 

@@ -17,6 +17,14 @@ from pipeline.network import open_pytorch
 from pipeline.recipe import Project
 
 OUTPUTS = ("logits",)
+
+
+def scaled(network: torch.nn.Module) -> Scaled:
+    built = Scaled(network)
+    built.fit(4.9, 6.0)
+    return built.eval()
+
+
 EXAMPLES = {"image": np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).astype(np.uint8)}
 
 
@@ -28,7 +36,7 @@ EXAMPLES = {"image": np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).asty
 def test_onnxruntime_answers_as_pytorch_on_random_weights_at_two_batch_sizes(
     network: torch.nn.Module, tmp_path
 ) -> None:
-    network = Scaled(network, 4.9, 6.0).eval()
+    network = scaled(network)
     model = to_onnx(network, EXAMPLES, OUTPUTS)
     onnx.save(model, tmp_path / "network.onnx")
     deployed = open_onnxruntime(tmp_path / "network.onnx")
@@ -58,7 +66,7 @@ def test_the_graph_says_what_it_is_and_not_where_it_was_made(project: Project) -
 
 
 def test_equal_weights_give_equal_graphs() -> None:
-    network = Scaled(GornerCNN((1, 8, 8), 10), 5.0, 6.0).eval()
+    network = scaled(GornerCNN((1, 8, 8), 10))
     first, again = (to_onnx(network, EXAMPLES, OUTPUTS).SerializeToString() for _ in range(2))
     assert first == again
 

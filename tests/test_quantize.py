@@ -79,29 +79,30 @@ def large(gain: float) -> onnx.ModelProto:
 def test_layers_near_the_end_of_fp16_stay_in_fp32(tmp_path: Path, gain: float, kept: list[str]) -> None:
     onnx.save(large(gain), tmp_path / "large.onnx")
     examples = {"x": np.linspace(-1.0, 1.0, 40, dtype=np.float32).reshape(10, 4)}
-    ranges = activation_ranges(tmp_path / "large.onnx", examples)
+    ranges = activation_ranges(tmp_path / "large.onnx", [examples])
     assert ranges["grown"] == pytest.approx([-gain, gain])
-    model, stayed = to_fp16(large(gain), ranges)
-    assert stayed == kept
-    onnx.checker.check_model(model, full_check=True)
+    model, facts = to_fp16(tmp_path / "large.onnx", ranges)
+    assert facts == {"float32": kept}
     # ONNX's reference evaluator computes float16 as float16, as a GPU does; ONNX Runtime's CPU would hide an overflow.
-    [answers] = ReferenceEvaluator(model).run(None, examples)
+    [answers] = ReferenceEvaluator(onnx.load_from_string(model)).run(None, examples)
     np.testing.assert_allclose(answers, examples["x"], atol=2e-3)
 
 
-def test_without_the_ranges_that_graph_overflows() -> None:
+def test_without_the_ranges_that_graph_overflows(tmp_path: Path) -> None:
     """The check above can fail."""
-    model, stayed = to_fp16(large(1_000.0), {"grown": [0.0, 0.0]})
-    assert stayed == []
+    onnx.save(large(1_000.0), tmp_path / "large.onnx")
+    model, facts = to_fp16(tmp_path / "large.onnx", {"grown": [0.0, 0.0]})
+    assert facts == {"float32": []}
     with np.errstate(over="ignore"):
-        [answers] = ReferenceEvaluator(model).run(None, {"x": np.full((1, 4), 100, np.float32)})
+        [answers] = ReferenceEvaluator(onnx.load_from_string(model)).run(None, {"x": np.full((1, 4), 100, np.float32)})
     assert np.isinf(answers).all()
 
 
 def test_a_weight_beyond_fp16_is_not_clipped(tmp_path: Path) -> None:
-    model, stayed = to_fp16(large(1e6), {"grown": [0.0, 0.0]})
-    assert stayed == ["grow", "shrink"]
-    assert float(initializers(model)["gain"]) == 1e6
+    onnx.save(large(1e6), tmp_path / "large.onnx")
+    model, facts = to_fp16(tmp_path / "large.onnx", {"grown": [0.0, 0.0]})
+    assert facts == {"float32": ["grow", "shrink"]}
+    assert float(initializers(onnx.load_from_string(model))["gain"]) == 1e6
 
 
 def test_ranges_are_those_of_a_second_implementation(project: Project) -> None:
@@ -131,7 +132,7 @@ def test_ranges_are_those_of_a_second_implementation(project: Project) -> None:
 def test_an_activation_that_is_not_finite_is_named(tmp_path: Path) -> None:
     onnx.save(large(3e38), tmp_path / "large.onnx")
     with pytest.raises(Refused, match="the activation '(grown|y)' is not finite on the calibration examples"):
-        activation_ranges(tmp_path / "large.onnx", {"x": np.full((2, 4), 1e3, np.float32)})
+        activation_ranges(tmp_path / "large.onnx", [{"x": np.full((2, 4), 1e3, np.float32)}])
 
 
 def test_calibration_of_one_class_or_of_nothing_is_refused() -> None:
@@ -171,7 +172,7 @@ def test_the_stage_refuses_a_calibration_of_one_class_and_leaves_what_was_made(
 def test_the_candidate_that_wins_is_the_best_on_select(project: Project) -> None:
     made = read_json(project.build / "quantize" / NAME / "quantize.json")
     for precision in ("int8-cpu", "int8-tensorrt"):
-        candidates = made[precision]["candidates"]
+        candidates = made[precision]["network"]["candidates"]
         assert len(candidates) == 2 * len(quantize_stage.FORMS[precision])
         keys = [(-candidate["score"], candidate["error_mean"]) for candidate in candidates]
         assert keys == sorted(keys)
@@ -182,4 +183,24 @@ def test_a_graph_with_nothing_to_quantize_is_refused_by_name(tmp_path: Path) -> 
     with pytest.raises(
         Refused, match=r"large\.onnx: no Conv, Gemm, MatMul in it to quantize; it has Div, Identity, Mul"
     ):
-        quantize_stage.to_int8(tmp_path / "large.onnx", "int8-cpu", {}, None, True)
+        quantize_stage.to_int8(tmp_path / "large.onnx", "int8-cpu", [], lambda path: (0.0, 0.0), True)
+
+
+def test_each_graph_is_calibrated_on_what_the_task_feeds_it(project: Project) -> None:
+    """Two graphs in a chain: the second sees the first's outputs, as no example could have shown it."""
+    file = project.build / "export" / NAME / "network.onnx"
+    calib = load_arrays(project.build / "prepare" / "digits" / "calib.npz")
+
+    class Chain:
+        @staticmethod
+        def answer(runs: dict, examples: dict[str, np.ndarray]) -> None:
+            for start in range(0, 100, 30):
+                logits = runs["first"]({"image": examples["image"][start : start + 30]})["logits"]
+                runs["second"]({"image": np.abs(logits[:, None, :8, None]).repeat(8, 3).astype(np.uint8)})
+
+    feeds = quantize_stage.recorded_feeds(Chain, {"first": file, "second": file}, calib)
+    assert [len(feed["image"]) for feed in feeds["first"]] == [30, 30, 30, 10]
+    np.testing.assert_array_equal(np.concatenate([feed["image"] for feed in feeds["first"]]), calib["image"])
+    assert [feed["image"].shape for feed in feeds["second"]][-1] == (10, 1, 8, 8)
+    ranges = {graph: activation_ranges(file, feeds[graph])["logits"] for graph in feeds}
+    assert ranges["first"] != ranges["second"]

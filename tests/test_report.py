@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import NAME, ROOT
 
+from deploy.contract import pack_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, write_json
+from deploy.files import read_json, write_bytes, write_json
+from pipeline import report as report_stage
 from pipeline.measure import measure
 from pipeline.recipe import Budget, Project
 from pipeline.report import answer, cells, measured, not_measured, png, report
@@ -162,3 +164,10 @@ def test_committed_results_name_no_machine_of_ours() -> None:
     for path in (ROOT / "results").rglob("*.json"):
         text = path.read_text()
         assert not re.search(r"/(home|root|tmp|work)/", text)
+
+
+def test_data_without_pictures_are_reported_without(judged: Project) -> None:
+    text = judged.build / "prepare" / "text"
+    write_bytes(text / "test.npz", pack_arrays({"tokens": np.zeros((3, 5), np.int64)}))
+    write_json(text / "data.json", {"classes": []})
+    assert report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="text"), {}) is None

@@ -19,7 +19,7 @@ from pipeline.recipe import Network, Project, Training
 from pipeline.train import fit, spread, train
 
 LINEAR = Network("linear", "SoftmaxRegression", {})
-DATA = {"shape": [1, 8, 8], "classes": list("0123456789")}
+DATA = {"network": {"shape": [1, 8, 8], "classes": 10}, "scaled": True}
 
 
 def open_csv(project: Project, kind: str) -> io.StringIO:
@@ -35,7 +35,8 @@ def trained(
     examples: dict[str, dict[str, np.ndarray]], **changes: object
 ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
-    network = build_network(LINEAR, DATA, 5.0, 6.0)
+    network = build_network(LINEAR, DATA)
+    network.fit(5.0, 6.0)
     training = dataclasses.replace(
         Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3, bf16=False, channels_last=False), **changes
     )
