@@ -106,7 +106,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise Refused(f"{path}: not found. `dvc repro` makes it.") from None
     except Exception as error:  # numpy raises what zipfile, zlib or its own parser raised
-        raise Refused(f"{path}: damaged, or no .npz of plain arrays ({error}). Make it again: `dvc repro`.") from None
+        raise Refused(
+            f"{path}: damaged, or no .npz of plain arrays ({error}). Bring it back: `dvc checkout --force {path}`."
+        ) from None
 
 
 def pack_arrays(arrays: dict[str, np.ndarray]) -> bytes:
@@ -138,4 +140,4 @@ def _check(path: Path, expected: str, folder: Path) -> None:
 
 
 def _again(folder: Path) -> str:
-    return f"Make the bundle again (`dvc repro --force bundle@{folder.name}`) or copy it again."
+    return f"Bring it back with `dvc checkout --force {folder}`, or copy the bundle again from where it was made."

@@ -39,14 +39,7 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
     _known(
         f"{where}: network: file", "network file", recipe.network.file, _modules(project.root / "models") - {"scaled"}
     )
-    classes = _constructors(project.root / "models" / f"{recipe.network.file}.py")
-    _known(f"{where}: network: class", "network", recipe.network.class_, classes)
-    given = _constant(project.root / "pipeline" / "datasets" / f"{recipe.data}.py", "NETWORK")
-    allowed = {name: needed for name, needed in classes[recipe.network.class_].items() if name not in given}
-    for argument in recipe.network.arguments:
-        _known(f"{where}: network: arguments", "argument", argument, allowed)
-    if missing := [name for name, needed in allowed.items() if needed and name not in recipe.network.arguments]:
-        raise Refused(f"{where}: network: arguments: {missing[0]!r} is missing, and {recipe.network.class_} needs it")
+    _check_network(project, where, recipe)
     for precision in recipe.precisions:
         _known(f"{where}: precisions", "precision", precision, PRECISIONS)
     if "fp32" not in recipe.precisions:
@@ -67,9 +60,35 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
         raise Refused(
             f"{where}: floor: {recipe.floor} came, {metric.name} of {low:g} to {high:g} {metric.unit} was expected"
         )
+    if metric.unit == "%" and 0 < recipe.floor <= 1:
+        raise Refused(f"{where}: floor: {recipe.floor} came, per cent were expected: write {100 * recipe.floor:g}")
     _positive(f"{where}: budget: drop", recipe.budget.drop)
     for target, ratio in recipe.budget.latency_ratio.items():
         _positive(f"{where}: budget: latency_ratio: {target}", ratio)
+
+
+def _check_network(project: Project, where: str, recipe: Recipe) -> None:
+    """The class is there, and takes what the data set gives and what the recipe says, and needs nothing else."""
+    name, file = recipe.network.class_, project.root / "models" / f"{recipe.network.file}.py"
+    classes = _constructors(file)
+    _known(f"{where}: network: class", "network", name, classes)
+    takes = classes[name]
+    dataset = project.root / "pipeline" / "datasets" / f"{recipe.data}.py"
+    given = _constant(dataset, "NETWORK")
+    if takes is None:  # it takes whatever comes
+        return
+    if wrong := [argument for argument in given if argument not in takes]:
+        raise Refused(
+            f"{file}: {name} takes {', '.join(takes)}, and the data set {recipe.data!r} gives every network "
+            f"{', '.join(given)}: let its constructor take {wrong[0]!r}"
+        )
+    own = {argument: needed for argument, needed in takes.items() if argument not in given}
+    for argument in recipe.network.arguments:
+        if argument in given:
+            raise Refused(f"{where}: network: arguments: {argument!r} is given by the data set; take it out")
+        _known(f"{where}: network: arguments", "argument", argument, own)
+    if missing := [argument for argument, needed in own.items() if needed and argument not in recipe.network.arguments]:
+        raise Refused(f"{where}: network: arguments: {missing[0]!r} is missing, and {name} needs it")
 
 
 def _known(where: str, kind: str, word: str, words: object) -> None:
@@ -88,31 +107,43 @@ def _modules(folder: Path) -> set[str]:
 
 def _functions(folder: Path) -> set[str]:
     """The losses: one a task."""
-    return {
-        node.name for node in ast.parse((folder / "losses.py").read_text()).body if isinstance(node, ast.FunctionDef)
-    }
+    return {node.name for node in _parse(folder / "losses.py") if isinstance(node, ast.FunctionDef)}
 
 
 def _constant(file: Path, name: str) -> Any:
     """The literal that a module gives ``name``."""
-    for node in ast.parse(file.read_text()).body:
+    for node in _parse(file):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
             return ast.literal_eval(node.value)
     raise Refused(f"{file}: {name} is missing; pipeline/datasets/__init__.py lists what a data set defines")
 
 
-def _constructors(file: Path) -> dict[str, dict[str, bool]]:
-    """Class -> its constructor's arguments -> is it needed?"""
-    found: dict[str, dict[str, bool]] = {}
-    for node in [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]:
-        found[node.name] = {}
-        for start in [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]:
-            plain = start.args.args[1:]
-            first_default = len(plain) - len(start.args.defaults)
-            found[node.name] |= {argument.arg: i < first_default for i, argument in enumerate(plain)}
-            named = zip(start.args.kwonlyargs, start.args.kw_defaults)
-            found[node.name] |= {argument.arg: default is None for argument, default in named}
+def _constructors(file: Path) -> dict[str, dict[str, bool] | None]:
+    """Class -> its constructor's arguments -> is it needed? ``None``: it takes any. A subclass takes its base's."""
+    found: dict[str, dict[str, bool] | None] = {}
+    for node in _parse(file):
+        if isinstance(node, ast.ClassDef):
+            starts = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+            bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in found]
+            found[node.name] = _arguments(starts[0]) if starts else (found[bases[0]] if bases else {})
     return found
+
+
+def _arguments(start: ast.FunctionDef) -> dict[str, bool] | None:
+    if start.args.kwarg:
+        return None
+    plain = start.args.args[1:]
+    first_default = len(plain) - len(start.args.defaults)
+    takes = {argument.arg: i < first_default for i, argument in enumerate(plain)}
+    named = zip(start.args.kwonlyargs, start.args.kw_defaults)
+    return takes | {argument.arg: default is None for argument, default in named}
+
+
+def _parse(file: Path) -> list[ast.stmt]:
+    try:
+        return ast.parse(file.read_text(), filename=str(file)).body
+    except SyntaxError as error:
+        raise Refused(f"{file}:{error.lineno}: not Python: {error.msg}") from None
 
 
 def _targets() -> set[str]:

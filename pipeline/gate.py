@@ -13,7 +13,7 @@ from pipeline.verdicts import FAIL, PASS
 
 
 def gate(project: Project, strict: bool = False) -> None:
-    """Raise on the rows that must not ship.
+    """Raise on the rows that stop it.
 
     Raises:
         Refused: each row that failed, with its reason.
@@ -27,8 +27,11 @@ def gate(project: Project, strict: bool = False) -> None:
     }
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if stopped:
-        lines = [f"  {name} on {target}: {row['verdict']}: {row['reason']}" for name, target, row in stopped]
-        raise Refused(f"{len(stopped)} of {len(rows)} rows must not ship:\n" + "\n".join(lines))
+        reasons: dict[str, list[str]] = {}
+        for name, target, row in stopped:
+            reasons.setdefault(f"{row['verdict']}: {row['reason']}", []).append(f"{name} on {target}")
+        lines = [f"  {', '.join(places)}: {reason}" for reason, places in reasons.items()]
+        raise Refused(f"{len(stopped)} of {len(rows)} rows stop it:\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,14 @@ def build_network(network: Network, data: dict[str, Any]) -> nn.Module:
         data: ``data.json``; its ``network`` goes to the constructor, before the recipe's own arguments.
     """
     constructor = getattr(importlib.import_module(f"models.{network.file}"), network.class_)
-    built = constructor(**data["network"], **network.arguments)
+    arguments = data["network"] | network.arguments
+    try:
+        built = constructor(**arguments)
+    except Exception as error:
+        told = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise Refused(
+            f"models/{network.file}.py: {network.class_}({told}) failed: {error}. Mend one or the other."
+        ) from error
     return Scaled(built) if data["scaled"] else built
 
 
@@ -43,8 +50,7 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Mo
         raise Refused(f"{weights}: not found. `dvc repro` trains it.") from None
     except (SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
         raise Refused(
-            f"{weights}: damaged, or no safetensors file ({error}). "
-            f"Train again: `dvc repro --force train@{weights.parent.name}`."
+            f"{weights}: damaged, or no safetensors file ({error}). Bring it back: `dvc checkout --force {weights}`."
         ) from None
     built = build_network(network, data)
     expected = built.state_dict()
@@ -59,7 +65,7 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Mo
     if wrong:
         raise Refused(
             f"{weights}: these are not the weights of {network.class_} (models/{network.file}.py): {'; '.join(wrong)}. "
-            f"Train again: `dvc repro --force train@{weights.parent.name}`."
+            f"Bring them back: `dvc checkout --force {weights}`, or train again: `dvc repro`."
         )
     built.load_state_dict(tensors)
     return built.eval()

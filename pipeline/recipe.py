@@ -82,12 +82,29 @@ def load_project(params: Path = PARAMS) -> Project:
         Refused: no file, no YAML, an unknown or missing key (the nearest right word is named), a wrong type.
     """
     try:
-        value = yaml.safe_load(params.read_text())
+        value = yaml.load(params.read_text(), Loader=_Once)  # noqa: S506  # a SafeLoader
     except FileNotFoundError:
         raise Refused(f"{params}: not found in {Path.cwd()}. Run this from the folder that holds it.") from None
     except yaml.YAMLError as error:
         raise Refused(f"{params}: not YAML ({error})") from None
+    if value is None:
+        raise Refused(
+            f"{params}: empty, expected root, build, datasets and recipes; the repository's own is an example"
+        )
     return typed(Project, value, str(params))
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: DVC takes it for one, in ten lines of its own."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            line = node.start_mark.line + 1
+            raise Refused(
+                f"params.yaml: the key {twice[0]!r} stands twice in the map that begins at line {line}; take one out"
+            )
+        return super().construct_mapping(node, deep)
 
 
 def typed(expected: Any, value: Any, where: str) -> Any:
@@ -110,7 +127,12 @@ def typed(expected: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, str), where, value, "a path")
         return Path(value)
     if expected is float:
-        _expect(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
+        _expect(
+            isinstance(value, int | float) and not isinstance(value, bool),
+            where,
+            value,
+            "a number (as 0.003 or 3.0e-3)",
+        )
         return float(value)
     _expect(type(value) is expected, where, value, _NAMES[expected])
     return value

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 
 from deploy.contract import load_arrays
 from deploy.files import read_json, write_bytes
@@ -27,13 +29,16 @@ def report(project: Project) -> None:
     sections = [_section(project, name, recipe, verdicts[name]) for name, recipe in project.recipes.items()]
     folder = Path(__file__).parent
     page = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined)
+    page.filters["prose"] = prose
     html = page.get_template("report.html").render(
         answer=answer(verdicts),
         sections=sections,
         host=host,
         number=number,
         absent=not_measured(verdicts),
-        rows=measured(verdicts),
+        heads=HEADS,
+        rows=[(row, cells(row)) for row in measured(verdicts)],
+        dates=sorted({recipe["date"] for recipe in verdicts.values()}),
     )
     write_bytes(project.build / "report.html", html.encode())
     text = f"# Plumbline report\n\n{answer(verdicts)}\n\n{table(verdicts)}\n\nHost: {host['name']}\n"
@@ -42,6 +47,11 @@ def report(project: Project) -> None:
     write_bytes(project.build / "report.md", (text + "\n").encode())
     print(_terminal(verdicts))
     print(f"{answer(verdicts)}\nThe page: {project.build / 'report.html'}")
+
+
+def prose(text: str) -> Markup:
+    """Text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped on this line
 
 
 def answer(verdicts: dict[str, Any]) -> str:
@@ -58,7 +68,7 @@ def answer(verdicts: dict[str, Any]) -> str:
     else:
         start = "Yes, where it was measured"
     return (
-        f"{start}; {count[PASS]} of {len(rows)} deployments are proved to be what was trained, "
+        f"{start}; {count[PASS]} of {len(rows)} deployments are proved to be what was trained within their budget, "
         f"{absent} were not measured on this host."
     )
 
@@ -66,7 +76,9 @@ def answer(verdicts: dict[str, Any]) -> str:
 def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that were measured, each with ``recipe``, ``target`` and its recipe's budget and metric."""
     return [
-        row | {"recipe": name, "target": target, "budget": recipe["budget"]["drop"], "metric": recipe["metric"]}
+        row
+        | {"recipe": name, "target": target, "metric": recipe["metric"], "budget": recipe["budget"]["drop"]}
+        | {"latency_budget": recipe["budget"]["latency_ratio"].get(target)}
         for name, recipe in verdicts.items()
         for target, row in recipe["targets"].items()
         if row["deployed"] is not None
@@ -83,9 +95,10 @@ def not_measured(verdicts: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     return reasons
 
 
-HEADS = (
+HEADS = [
     "recipe",
     "target",
+    "verdict",
     "metric",
     "trained",
     "deployed",
@@ -95,8 +108,7 @@ HEADS = (
     "p50",
     "size",
     "n",
-    "verdict",
-)
+]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -105,9 +117,11 @@ def cells(row: dict[str, Any]) -> list[str]:
     ratio = "–"
     if row["latency_ratio"] is not None:
         ratio = f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
+        ratio += f", budget {row['latency_budget']:g}" if row["latency_budget"] else ", no budget"
     return [
         row["recipe"],
         row["target"],
+        row["verdict"],
         row["metric"]["name"],
         f"{row['trained']:.2f} {unit}",
         f"{row['deployed']:.2f} {unit}",
@@ -117,7 +131,6 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['p50_ms']:.3f} ms",
         f"{row['size_bytes'] / 1000:.1f} kB",
         str(row["n"]),
-        row["verdict"],
     ]
 
 

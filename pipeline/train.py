@@ -40,6 +40,7 @@ def train(project: Project, name: str) -> None:
     if isinstance(network, Scaled):
         raw = examples["train"][input_names(network)[0]]
         network.fit(float(raw.mean()), float(raw.std()))
+    _check_forward(network, examples["train"], f"models/{recipe.network.file}.py: {recipe.network.class_}")
     task = load_task(recipe.task)
     metric = task.metric
 
@@ -169,6 +170,20 @@ def _forward(network: nn.Module, batch: dict[str, Tensor], channels_last: bool =
     if channels_last:
         inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
     return network(*inputs)
+
+
+def _check_forward(network: nn.Module, examples: dict[str, np.ndarray], where: str) -> None:
+    """Try two examples, so that a wrong size is told by the network's name and not from the depths of PyTorch."""
+    if missing := [name for name in input_names(network) if name not in examples]:
+        raise Refused(f"{where}: forward asks for {missing[0]!r}; the data set has {', '.join(examples)}")
+    batch = {name: torch.from_numpy(examples[name][:2]) for name in input_names(network)}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(*batch.values())
+    except Exception as error:
+        came = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in batch.items())
+        raise Refused(f"{where}: forward failed on {came}: {error}. Mend the sizes of its layers.") from error
 
 
 def _check_finite(value: float, training: Training, where: str) -> None:

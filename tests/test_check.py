@@ -47,8 +47,8 @@ G = "recipes/gorner_digits"
         (f"{G}/flor", 3, "recipes: gorner_digits: unknown key 'flor'; did you mean 'floor'?"),
         (f"{G}/train/epoch", 3, "gorner_digits: train: unknown key 'epoch'; did you mean 'epochs'?"),
         (f"{G}/floor", "DELETE", "gorner_digits: 'floor' is missing"),
-        (f"{G}/budget/drop", "1", "budget: drop: '1' (str) came, a number was expected"),
-        (f"{G}/budget/drop", True, "budget: drop: True (bool) came, a number was expected"),
+        (f"{G}/budget/drop", "1", "budget: drop: '1' (str) came, a number (as 0.003 or 3.0e-3) was expected"),
+        (f"{G}/budget/drop", True, "budget: drop: True (bool) came, a number (as 0.003 or 3.0e-3) was expected"),
         (f"{G}/budget/drop", float("nan"), "budget: drop: nan came, a number above 0 was expected"),
         (f"{G}/budget/latency_ratio", {"onnxruntime-cpu-fp23": 1.0}, "no target 'onnxruntime-cpu-fp23'; did you mean 'onnxruntime-cpu-fp32'?"),
         (f"{G}/train/batch", 2.5, "train: batch: 2.5 (float) came, a whole number was expected"),
@@ -63,6 +63,8 @@ G = "recipes/gorner_digits"
         (f"{G}/precisions", ["fp16"], "fp32 is missing"),
         (f"{G}/floor", float("nan"), "floor: nan came, accuracy of 0 to 100 % was expected"),
         (f"{G}/floor", 960.0, "floor: 960.0 came, accuracy of 0 to 100 % was expected"),
+        (f"{G}/floor", 0.96, "floor: 0.96 came, per cent were expected: write 96"),
+        (f"{G}/network/arguments", {"shape": [1, 8, 8]}, "arguments: 'shape' is given by the data set; take it out"),
         (f"{G}/train/seed", 2**70, "a whole number from 0 to 2^63 - 1 was expected"),
         (f"{G}/network/class", "Scaled", "no network 'Scaled'"),
         ("recipes/..%2f", {}, "'network' is missing"),
@@ -91,3 +93,41 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
         load_project(tmp_path / "params.yaml")
     with pytest.raises(Refused, match="not found in .*Run this from the folder that holds it"):
         load_project(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        ("class N:\n    def __init__(self, shape, classes, *, hidden): ...", {"hidden": 3}, None),
+        ("class B:\n    def __init__(self, shape, classes, hidden=3): ...\nclass N(B): ...", {"hidden": 3}, None),
+        ("class N:\n    def __init__(self, shape, classes, **options): ...", {"anything": 3}, None),
+        ("class N:\n    def __init__(self, shape, classes, hidden): ...", {}, "'hidden' is missing, and N needs it"),
+        ("class N:\n    def __init__(self, shape, n_classes): ...", {}, "let its constructor take 'classes'"),
+        ("class N:\n    def __init__(self:", {}, r"new.py:2: not Python"),
+    ],
+)
+def test_a_new_networks_constructor_is_read_as_python_reads_it(
+    tmp_path: Path, source: str, arguments: dict[str, Any], message: str | None
+) -> None:
+    for folder in ("models", "pipeline", "deploy"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+    for part in ("pipeline/datasets", "pipeline/losses.py", "deploy/tasks"):
+        (tmp_path / "root" / part).symlink_to(ROOT / part)
+    (tmp_path / "root" / "models" / "new.py").write_text(source)
+    recipe = copy.deepcopy(RIGHT["recipes"]["gorner_digits"])
+    recipe["network"] = {"file": "new", "class": "N", "arguments": arguments}
+    params = RIGHT | {"root": str(tmp_path / "root"), "recipes": {"new": recipe}}
+    if message is None:
+        checked(tmp_path, params)
+    else:
+        with pytest.raises(Refused, match=message):
+            checked(tmp_path, params)
+
+
+def test_a_key_that_stands_twice_and_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("root: .\nrecipes:\n  a: 1\n  a: 2\n")
+    with pytest.raises(Refused, match="the key 'a' stands twice in the map that begins at line 3"):
+        load_project(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("# nothing\n")
+    with pytest.raises(Refused, match="empty, expected root, build, datasets and recipes"):
+        load_project(tmp_path / "params.yaml")

@@ -40,7 +40,7 @@ def test_a_tampered_file_is_named(copy: Path, file: str) -> None:
     data[len(data) // 2] ^= 1
     (copy / file).write_bytes(data)
     with pytest.raises(
-        Refused, match=rf"{file}: changed since the bundle was made: SHA-256 .*dvc repro --force bundle@gorner_digits"
+        Refused, match=rf"{file}: changed since the bundle was made: SHA-256 .*dvc checkout --force .*gorner_digits"
     ):
         open_bundle(copy)
 

@@ -115,7 +115,7 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(project: Pro
     data = read_json(project.build / "prepare" / "digits" / "data.json")
     right = project.build / "train" / NAME / "weights.safetensors"
     (tmp_path / "cut.safetensors").write_bytes(right.read_bytes()[:1000])
-    with pytest.raises(Refused, match=r"cut\.safetensors: damaged, or no safetensors file.*Train again"):
+    with pytest.raises(Refused, match=r"cut\.safetensors: damaged, or no safetensors file.*dvc checkout --force"):
         load_network(recipe.network, data, tmp_path / "cut.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights here")
     with pytest.raises(Refused, match="damaged, or no safetensors file"):
@@ -141,3 +141,19 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(project: Pro
     save_file(tensors, tmp_path / "nan.safetensors")
     with pytest.raises(Refused, match=r"network\.dense\.bias: not finite"):
         load_network(recipe.network, data, tmp_path / "nan.safetensors")
+
+
+def test_a_network_that_does_not_fit_the_data_is_told_by_its_name(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "prepare").symlink_to(project.build / "prepare")
+    recipe = project.recipe(NAME)
+
+    def with_arguments(**arguments: object) -> Project:
+        network = dataclasses.replace(recipe.network, arguments=arguments)
+        return dataclasses.replace(
+            project, build=tmp_path, recipes={NAME: dataclasses.replace(recipe, network=network)}
+        )
+
+    with pytest.raises(Refused, match=r"models/gorner\.py: GornerCNN\(shape=.*channels='six'\) failed: "):
+        train(with_arguments(channels="six"), NAME)
+    with pytest.raises(Refused, match=r"models/gorner\.py: GornerCNN: forward failed on image: \[2, 1, 8, 8\]: "):
+        train(with_arguments(first=3), NAME)

@@ -242,13 +242,11 @@ def test_the_gate_stops_on_fail_alone_and_on_all_but_pass_when_strict(project: P
     }
     write_json(tmp_path / "metrics.json", rows)
     gate(copied)
-    with pytest.raises(
-        Refused, match=r"2 of 3 rows must not ship:\n  r on b: INCONCLUSIVE: why INCONCLUSIVE\n  r on c"
-    ):
+    with pytest.raises(Refused, match=r"2 of 3 rows stop it:\n  r on b: INCONCLUSIVE: why INCONCLUSIVE\n  r on c"):
         gate(copied, strict=True)
     failed = copy.deepcopy(rows)
     failed["r"]["d"] = {"verdict": FAIL, "reason": "drop 5"}
     write_json(tmp_path / "metrics.json", failed)
-    with pytest.raises(Refused, match="1 of 4 rows must not ship:\n  r on d: FAIL: drop 5"):
+    with pytest.raises(Refused, match="1 of 4 rows stop it:\n  r on d: FAIL: drop 5"):
         gate(copied)
     assert read_json(tmp_path / "metrics.json") == failed
