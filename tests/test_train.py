@@ -16,7 +16,7 @@ from deploy.files import read_json
 from pipeline import losses
 from pipeline.network import build_network, load_network
 from pipeline.recipe import Network, Project, Training
-from pipeline.train import fit, spread, train
+from pipeline.train import _check_forward, fit, spread, train
 
 LINEAR = Network("linear", "SoftmaxRegression", {})
 DATA = {"network": {"shape": [1, 8, 8], "classes": 10}, "scaled": True}
@@ -155,5 +155,18 @@ def test_a_network_that_does_not_fit_the_data_is_told_by_its_name(project: Proje
 
     with pytest.raises(Refused, match=r"models/gorner\.py: GornerCNN\(shape=.*channels='six'\) failed: "):
         train(with_arguments(channels="six"), NAME)
-    with pytest.raises(Refused, match=r"models/gorner\.py: GornerCNN: forward failed on image: \[2, 1, 8, 8\]: "):
-        train(with_arguments(first=3), NAME)
+
+
+class Wrong(torch.nn.Linear):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image.flatten(1).float())
+
+
+def test_a_layer_of_a_wrong_size_is_told_before_training(examples: dict) -> None:
+    _check_forward(Wrong(64, 10), examples["train"], "models/wrong.py: Wrong")
+    with pytest.raises(
+        Refused, match=r"models/wrong\.py: Wrong: forward failed on image: \[2, 1, 8, 8\]: .*cannot be multiplied"
+    ):
+        _check_forward(Wrong(60, 10), examples["train"], "models/wrong.py: Wrong")
+    with pytest.raises(Refused, match="forward asks for 'input'; the data set has image, label"):
+        _check_forward(torch.nn.Linear(64, 10), examples["train"], "models/wrong.py: Wrong")
