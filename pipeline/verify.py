@@ -120,7 +120,7 @@ def _parts(
     before = np.asarray(trained["statistics"], dtype=float)
     parts = []
     unit, score = task.metric.unit, task.score(before)
-    if task.metric.drop(floor, score) > 0:
+    if not task.metric.drop(floor, score) <= 0:  # a score that is no number is under every floor
         parts.append(Judgement(FAIL, f"not trained: {score:.2f} {unit}, and the floor is {floor:g} {unit}"))
     if stale:
         reason = "stale: measured on another bundle than this one; measure again: `dvc repro`"

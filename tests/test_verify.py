@@ -8,6 +8,7 @@ import pytest
 from deploy.errors import Refused
 from deploy.files import read_json, write_json
 from deploy.tasks.metric import Metric
+from pipeline import verify as verify_stage
 from pipeline.gate import gate
 from pipeline.recipe import Budget, Project
 from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
@@ -98,6 +99,13 @@ def test_an_untrained_network_fails_on_every_target_measured_or_not() -> None:
     assert {facts["verdict"] for facts in came.values()} == {FAIL}
     assert all("not trained: 99.67 %, and the floor is 99.9 %" in facts["reason"] for facts in came.values())
     assert came["elsewhere"]["reason"].endswith("; no GPU")
+
+
+def test_a_score_that_is_no_number_is_under_every_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = types.SimpleNamespace(metric=Metric("F1", "%", True, None, None, False), score=lambda _: float("nan"))
+    monkeypatch.setattr(verify_stage, "load_task", lambda name: broken)
+    absent = {"precision": "fp16", "device": "cuda", "reason": "no GPU"}
+    assert judge(measurement({"t": absent}), "now", 0.0, BUDGET)["targets"]["t"]["verdict"] == FAIL
 
 
 def test_answers_that_are_no_numbers_fail() -> None:
