@@ -6,7 +6,8 @@ Görner's CNN (4/8/12) on 60,000 images of 28 x 28, one epoch a turn, the three 
 The images are scikit-learn's digits enlarged: what is in them does not bear on speed. The example's way is a
 ``DataLoader`` without workers over torchvision's ``MNIST`` with ``ToTensor`` and ``Normalize``. torchvision cannot be
 imported beside a CPU build of PyTorch, so its steps an item (array, PIL image, array, tensor, clone, subtract, divide)
-are spelled out here as its source has them, without having been timed against it. All three use Adam; ours takes PyTorch's fused form of it.
+are spelled out here as its source has them, without having been timed against it. All three use Adam; ours takes
+PyTorch's fused form of it.
 """
 
 import random
