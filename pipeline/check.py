@@ -5,6 +5,7 @@ Only names are looked up, in the source as text: nothing heavy is imported, so t
 
 import ast
 import re
+from collections.abc import Collection
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,9 @@ def _check_network(project: Project, where: str, recipe: Recipe) -> None:
         raise Refused(f"{where}: network: arguments: {missing[0]!r} is missing, and {name} needs it")
 
 
-def _known(where: str, kind: str, word: str, words: object) -> None:
-    if word not in words:  # type: ignore[operator]
-        raise Refused(f"{where}: no {kind} {word!r}{nearest(word, words)}")  # type: ignore[arg-type]
+def _known(where: str, kind: str, word: str, words: Collection[str]) -> None:
+    if word not in words:
+        raise Refused(f"{where}: no {kind} {word!r}{nearest(word, words)}")
 
 
 def _positive(where: str, value: float) -> None:

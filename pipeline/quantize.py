@@ -87,6 +87,7 @@ def quantize(project: Project, name: str) -> None:
     feeds = recorded_feeds(task, fp32, calib)
     ranges = {graph: activation_ranges(file, feeds[graph]) for graph, file in fp32.items()}
     write_json(folder / "ranges.json", ranges)
+    reference = _answer(task, fp32, select)
     made: dict[str, Any] = {}
     for precision in recipe.precisions:
         if precision == "fp32":
@@ -98,7 +99,7 @@ def quantize(project: Project, name: str) -> None:
                 if precision == "fp16":
                     graphs[graph], made[precision][graph] = to_fp16(file, ranges[graph])
                 else:
-                    judge = partial(_judge, task, fp32, graph, select)
+                    judge = partial(_judge, task, fp32, graph, select, reference)
                     graphs[graph], made[precision][graph] = to_int8(
                         file, precision, feeds[graph], judge, task.metric.higher_is_better
                     )
@@ -127,16 +128,24 @@ def recorded_feeds(
     return feeds
 
 
+def _answer(task: ModuleType, graphs: dict[str, Path], examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    runs = {graph: open_onnxruntime(file, optimise=False) for graph, file in graphs.items()}
+    answers: dict[str, np.ndarray] = task.answer(runs, examples)
+    return answers
+
+
 def _judge(
-    task: ModuleType, fp32: dict[str, Path], graph: str, select: dict[str, np.ndarray], path: Path
+    task: ModuleType,
+    fp32: dict[str, Path],
+    graph: str,
+    select: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    path: Path,
 ) -> tuple[float, float]:
-    """Score on ``select`` with ``path`` in place of ``graph``, and mean absolute error of the answers to fp32's."""
-    answers = [
-        task.answer({name: open_onnxruntime(file, optimise=False) for name, file in files.items()}, select)
-        for files in (fp32 | {graph: path}, fp32)
-    ]
-    error = np.mean([np.abs(answers[0][key] - answers[1][key]).mean() for key in answers[1]])
-    return task.score(task.observe(answers[0], select)), float(error)
+    """Score on ``select`` with ``path`` in place of ``graph``, and mean absolute error against fp32's ``reference``."""
+    answers = _answer(task, fp32 | {graph: path}, select)
+    error = np.mean([np.abs(answers[key] - reference[key]).mean() for key in reference])
+    return task.score(task.observe(answers, select)), float(error)
 
 
 def check_calibration(calib: dict[str, np.ndarray], classes: int, where: str) -> None:
