@@ -94,7 +94,7 @@ def main() -> None:
     def loop(training: Training) -> None:
         bare, _ = network()
         scaled = Scaled(bare)
-        scaled.fit(255 * mean, 255 * deviation)
+        scaled.fit(examples["image"])
         optimiser = prepare(scaled, training)
         shuffle = torch.Generator().manual_seed(0)
         train_epoch(scaled, losses.classification, training, examples, optimiser, shuffle, "benchmark")

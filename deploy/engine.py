@@ -18,7 +18,8 @@ from deploy.errors import Refused
 from deploy.run import Run
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-BATCHES = (1, 8, 64)  # smallest, best served and largest batch of the optimisation profile
+BATCH = (1, 8, 64)  # smallest, best served and largest of the optimisation profile
+LENGTH = (1, 64, 1024)  # the same of every other free axis
 
 
 def load_tensorrt(module: str) -> ModuleType:
@@ -43,7 +44,7 @@ def build_engine(
 
     Args:
         trt: the module that ``load_tensorrt`` gave.
-        inputs: the graph's inputs as the contract has them; a dimension that is a name is the batch.
+        inputs: the graph's inputs as the contract has them; a dimension that is a name is free.
         compute_capability: ``"8.6"``: build for that GPU, which need not be here (TensorRT-RTX only);
             ``None``: for the GPU of this machine.
 
@@ -72,7 +73,7 @@ def build_engine(
             config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + compute_capability.replace(".", "")), 0)
         profile = builder.create_optimization_profile()
         for tensor in inputs:
-            profile.set_shape(tensor["name"], *(_shape(tensor["shape"], batch) for batch in BATCHES))
+            profile.set_shape(tensor["name"], *(_shape(tensor["shape"], *sizes) for sizes in zip(BATCH, LENGTH)))
         config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
@@ -160,8 +161,8 @@ def _told(trt: ModuleType, file: Path) -> Iterator[None]:
         ) from error
 
 
-def _shape(shape: Sequence[int | str], batch: int) -> tuple[int, ...]:
-    return tuple(batch if isinstance(n, str) else n for n in shape)
+def _shape(shape: Sequence[int | str], batch: int, length: int) -> tuple[int, ...]:
+    return tuple(n if isinstance(n, int) else batch if n == "batch" else length for n in shape)
 
 
 def _layer(layer: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def read_json(path: Path) -> Any:
         raise Refused(f"{path}: not found. The stage that writes it has not run: `dvc repro` runs it.") from None
     except ValueError as error:
         raise Refused(f"{path}: damaged, not JSON ({error}). Remove it and run `dvc repro` again.") from None
+
+
+def kept_json(path: Path, make: Callable[[], Any]) -> Any:
+    """The JSON that stands at ``path``; where there is none, or a damaged one, what ``make`` gives, written there."""
+    if path.is_file():
+        with contextlib.suppress(Refused):
+            return read_json(path)
+    value = make()
+    write_json(path, value)
+    return value
 
 
 def sha256(path: Path) -> str:

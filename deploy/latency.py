@@ -6,7 +6,7 @@ Inputs are in memory, outputs are on the host when a call returns, and no loader
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,14 +18,15 @@ def interleaved(
     rounds: int,
     warm_up: int = 20,
     seed: int = 0,
+    first: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, np.ndarray]:
     """Time one request of every target in each round; all targets answer the same request in a round.
 
     Args:
         targets: name -> its requests, the same units in the same order for every target.
         rounds: timed rounds; request ``round % len(requests)`` is used.
+        first: number of the first round.
         warm_up: untimed calls of each target before the first round.
         clock: nanoseconds; injected by tests.
 
@@ -38,10 +39,10 @@ def interleaved(
         for i in range(warm_up):
             targets[name][i % len(targets[name])]()
     latency_s = {name: np.empty(rounds) for name in order}
-    for i in progress(range(rounds)):
+    for i in range(rounds):
         shuffle(order)
         for name in order:
-            request = targets[name][i % len(targets[name])]
+            request = targets[name][(first + i) % len(targets[name])]
             start = clock()
             request()
             latency_s[name][i] = (clock() - start) * 1e-9

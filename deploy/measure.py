@@ -6,6 +6,8 @@ board has its recorded answers only.
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,17 +15,19 @@ import numpy as np
 
 from deploy.contract import Bundle, load_answers, load_examples
 from deploy.errors import Refused
-from deploy.files import sha256
+from deploy.files import kept_json, sha256
 from deploy.latency import Requests, alone, interleaved
-from deploy.numeric import all_finite, error_max, rounding
+from deploy.numeric import all_finite, error_max, growth, rounding
 from deploy.run import Run
 from deploy.runtimes import THREADS
 from deploy.targets import Target
-from deploy.tasks import load_task
+from deploy.tasks import answer_all, load_task
 
 TRAINED = "trained on"  # the trained network's name among the timed, before the device
 ROUNDS = 700  # earns a p99 with an upper bound, which takes 662
 ROUNDS_LEAST = 64  # earns a p90
+BLOCK = 70  # rounds between two writings to the cache
+WARM_UP = 20  # untimed calls of each target before its first round in this process
 SECONDS = 30.0  # about what the timed rounds of one bundle may take
 ALONE_BELOW_S = 1e-3  # targets faster than this are timed alone as well
 
@@ -34,20 +38,23 @@ def measure(
     host: dict[str, Any],
     trained: dict[str, dict[str, Run]] | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Accuracy and latency of every target, from the same opened artefact.
 
     Args:
         trained: device -> graph -> the trained network as a ``run``, where PyTorch is; timed in turn with the targets.
         progress: wraps the timed rounds, for a bar.
+        cache: where what is measured is kept as it is measured, so that a run that is killed goes on from there.
 
     Returns:
         The measurement. ``recipe``, ``task``, ``contract_sha256``, ``host``, ``date``, ``n``; ``latency``, how it was
         taken. ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``; ``rounding``, what
         float32 alone costs; ``latency`` by device. ``targets``: each with ``precision``, ``device`` and either a
         ``reason`` (not measured), or ``failed`` (it opened and then could not answer), or ``statistics`` ``(n, k)``,
-        ``predicted``, ``finite``, ``error_max`` (against float64), ``size_bytes``, ``sha256``, ``graph_sha256``,
-        ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to back.
+        ``predicted``, ``finite``, ``error_max`` (against float64), ``drift`` (its growth, where the task has one),
+        ``size_bytes``, ``sha256``, ``graph_sha256``, ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to
+        back.
 
     Raises:
         Refused: the trained network that was handed in is not the one whose answers the bundle carries.
@@ -59,25 +66,22 @@ def measure(
     requests: dict[str, Requests] = {}
     for device, runs in (trained or {}).items():
         if device == "cpu":  # where the answers were recorded; a GPU's float32 rounds otherwise
-            _check_trained(bundle, task.answer(runs, examples), recorded, exact)
+            _kept(cache, "trained", partial(_check_trained, bundle, task, runs, examples, recorded, exact))
         requests[f"{TRAINED} {device}"] = task.requests(runs, examples)
     rows: dict[str, dict[str, Any]] = {}
     for target in targets:
-        row, runs = _accuracy(bundle, target, task, exact, examples)
-        rows[target.name] = row
+        row, runs = _open(target)
+        if runs:
+            row |= _kept(cache, target.name, partial(_answered, bundle, target, task, runs, exact, examples))
         if "statistics" in row:
             requests[target.name] = task.requests(runs, examples)
-    rounds = _rounds(requests)
-    for name, latency_s in interleaved(requests, rounds, progress=progress).items():
-        fast = np.median(latency_s) < ALONE_BELOW_S
-        timed = {
-            "latency_s": [float(f"{s:.4g}") for s in latency_s],
-            "alone_s": float(f"{np.median(alone(requests[name], rounds)):.4g}") if fast else None,
-        }
+        rows[target.name] = row
+    rounds, timed = _timed(requests, progress, cache)
+    for name, facts in timed.items():
         if name.startswith(TRAINED):
-            reference["latency"][name.removeprefix(f"{TRAINED} ")] = timed
+            reference["latency"][name.removeprefix(f"{TRAINED} ")] = facts
         else:
-            rows[name] |= timed
+            rows[name] |= facts
     return {
         "recipe": bundle.recipe,
         "task": bundle.task,
@@ -91,49 +95,101 @@ def measure(
     }
 
 
-def _accuracy(
-    bundle: Bundle, target: Target, task: ModuleType, exact: dict[str, np.ndarray], examples: dict[str, np.ndarray]
-) -> tuple[dict[str, Any], dict[str, Run]]:
-    """The row of one target but for its latency, and its open runs."""
+def _open(target: Target) -> tuple[dict[str, Any], dict[str, Run]]:
+    """The row of one target as it begins, and its open runs, or no run and the reason."""
     row: dict[str, Any] = {"precision": target.precision, "device": target.device, "reason": target.reason}
     if target.reason:
         return row, {}
     try:
-        runs = target.open()
+        return row, target.open()
     except Refused as error:
         return row | {"reason": str(error)}, {}
+
+
+def _answered(
+    bundle: Bundle,
+    target: Target,
+    task: ModuleType,
+    runs: dict[str, Run],
+    exact: dict[str, np.ndarray],
+    examples: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Accuracy of one open target, and what it was that answered."""
     try:
-        row |= _observe(task, task.answer(runs, examples), exact, examples)
+        facts = _observe(task, answer_all(task, runs, examples), exact, examples)
     except Refused as error:
-        return row | {"failed": str(error)}, {}
-    row["size_bytes"] = sum(path.stat().st_size for path in target.files.values())
-    row["sha256"] = {graph: sha256(path) for graph, path in target.files.items()}
-    row["graph_sha256"] = bundle.graph_sha256(target.precision)
-    return row, runs
+        return {"failed": str(error)}
+    return facts | {
+        "size_bytes": sum(path.stat().st_size for path in target.files.values()),
+        "sha256": {graph: sha256(path) for graph, path in target.files.items()},
+        "graph_sha256": bundle.graph_sha256(target.precision),
+    }
+
+
+def _timed(
+    requests: dict[str, Requests], progress: Callable[[Iterable[int]], Iterable[int]], cache: Path | None
+) -> tuple[int, dict[str, dict[str, Any]]]:
+    """How many rounds, and by name ``latency_s`` ``(rounds,)`` and ``alone_s``; rounds are kept block by block."""
+    rounds = int(_kept(cache, "rounds", partial(_rounds, requests)))
+    blocks: list[dict[str, list[float]]] = []
+    warm_up = WARM_UP
+    for first in progress(range(0, rounds, BLOCK)):
+
+        def block(first: int = first, warm_up: int = warm_up) -> dict[str, list[float]]:
+            timed = interleaved(requests, min(BLOCK, rounds - first), warm_up, seed=first, first=first)
+            return {name: [float(f"{s:.4g}") for s in latency_s] for name, latency_s in timed.items()}
+
+        blocks.append(_kept(cache, f"rounds from {first}", block))
+        warm_up = 0
+    facts: dict[str, dict[str, Any]] = {}
+    for name, request in requests.items():
+        latency_s = [s for timed in blocks for s in timed[name]]
+        fast = np.median(latency_s) < ALONE_BELOW_S
+        alone_s = _kept(cache, f"alone {name}", partial(_alone, request, rounds)) if fast else None
+        facts[name] = {"latency_s": latency_s, "alone_s": alone_s}
+    return rounds, facts
+
+
+def _alone(requests: Requests, rounds: int) -> float:
+    return float(f"{np.median(alone(requests, rounds)):.4g}")
+
+
+def _kept(cache: Path | None, name: str, make: Callable[[], Any]) -> Any:
+    return make() if cache is None else kept_json(cache / f"{name}.json", make)
 
 
 def _observe(
     task: ModuleType, answers: dict[str, np.ndarray], exact: dict[str, np.ndarray], examples: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     finite = all_finite(answers)
-    return {
+    facts = {
         "statistics": task.observe(answers, examples).tolist(),
         "predicted": task.decode(answers),
         "finite": finite,
         "error_max": error_max(answers, exact) if finite else None,  # JSON has no infinity
     }
+    if finite and "drift" in exact:
+        facts["drift"] = growth(answers["drift"], exact["drift"])
+    return facts
 
 
 def _check_trained(
-    bundle: Bundle, live: dict[str, np.ndarray], recorded: dict[str, np.ndarray], exact: dict[str, np.ndarray]
-) -> None:
+    bundle: Bundle,
+    task: ModuleType,
+    runs: dict[str, Run],
+    examples: dict[str, np.ndarray],
+    recorded: dict[str, np.ndarray],
+    exact: dict[str, np.ndarray],
+) -> float:
+    """How far the trained network at hand is from the recorded float64 answers, if that is near enough."""
     allowed = 10 * max(error_max(recorded, exact), rounding(exact))
-    came = error_max(live, exact)
+    came = error_max(answer_all(task, runs, examples), exact)
     if not came <= allowed:
         raise Refused(
             f"{bundle.folder}: the trained network at hand is not the one this bundle was made from: its answers are "
             f"{came:.3g} from the recorded float64 ones, expected at most {allowed:.3g}. Run `dvc repro`."
         )
+    return came
 
 
 def _rounds(requests: dict[str, Requests]) -> int:

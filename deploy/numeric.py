@@ -20,6 +20,17 @@ def rounding(exact: dict[str, np.ndarray]) -> float:
     return float(np.spacing(np.float32(largest))) / 2
 
 
+def growth(answers: np.ndarray, exact: np.ndarray) -> dict[str, list[float]]:
+    """How the error grows along one long run: ``error``, the largest up to each of ``step``, evenly spaced in log.
+
+    Args:
+        answers, exact: one number a step ``(steps,)``.
+    """
+    error = np.maximum.accumulate(np.abs(answers.astype(np.float64) - exact))
+    step = np.unique(np.geomspace(1, len(exact), 60).astype(int))
+    return {"step": step.tolist(), "error": [float(f"{value:.3g}") for value in error[step - 1]]}
+
+
 def all_finite(answers: dict[str, np.ndarray]) -> bool:
     """Is every floating answer a number?"""
     return all(bool(np.isfinite(a).all()) for a in answers.values() if np.issubdtype(a.dtype, np.floating))

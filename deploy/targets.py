@@ -15,6 +15,7 @@ from deploy.errors import Refused
 from deploy.files import sha256
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
+from deploy.state import from_zero
 
 RTX_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")  # RTX 30, 40 and 50: what RTX builds for with no GPU here
 GRAPHS = {  # runtime -> precision in the target's name -> precision of the graph
@@ -79,7 +80,7 @@ def _onnxruntime(bundle: Bundle, host: dict[str, Any], device: str, name: str, p
     if not reason and device == "cuda" and not host["gpus"]:
         reason = f"{no_gpu(host)}; measure on a host that has one: `dvc repro` there"
     name = f"onnxruntime-{device}-{name}"
-    return Target(name, precision, device, files, partial(_open_graphs, files, device), reason)
+    return Target(name, precision, device, files, partial(_open_graphs, bundle, files, device), reason)
 
 
 def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any], engine: EngineTarget) -> Target:
@@ -96,7 +97,12 @@ def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str
         )
     hashes = {graph: file["sha256"] for graph, file in entry.get("files", {}).items()}
     return Target(
-        engine.name, engine.precision, "cuda", files, partial(_open_engines, engine.module, files, hashes), reason
+        engine.name,
+        engine.precision,
+        "cuda",
+        files,
+        partial(_open_engines, bundle, engine.module, files, hashes),
+        reason,
     )
 
 
@@ -112,15 +118,15 @@ def missing_graph(bundle: Bundle, precision: str) -> str:
     return bundle.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")
 
 
-def _open_graphs(files: dict[str, Path], device: str) -> dict[str, Run]:
-    return {graph: open_onnxruntime(file, device) for graph, file in files.items()}
+def _open_graphs(bundle: Bundle, files: dict[str, Path], device: str) -> dict[str, Run]:
+    return {graph: from_zero(open_onnxruntime(file, device), bundle.io[graph]) for graph, file in files.items()}
 
 
-def _open_engines(module: str, files: dict[str, Path], hashes: dict[str, str]) -> dict[str, Run]:
+def _open_engines(bundle: Bundle, module: str, files: dict[str, Path], hashes: dict[str, str]) -> dict[str, Run]:
     trt = load_tensorrt(module)
     for graph, file in files.items():
         if not file.is_file() or sha256(file) != hashes[graph]:
             raise Refused(
                 f"{file}: missing or changed since it was built. Build it again: `dvc repro --force` its stage."
             )
-    return {graph: open_engine(trt, file) for graph, file in files.items()}
+    return {graph: from_zero(open_engine(trt, file), bundle.io[graph]) for graph, file in files.items()}

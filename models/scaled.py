@@ -17,13 +17,15 @@ class Scaled(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.axes = getattr(network, "axes", {})
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("deviation", torch.tensor(1.0))
 
-    def fit(self, mean: float, deviation: float) -> None:
-        """Set both, in the raw input's unit; of the training split and no other."""
-        self.mean.fill_(mean)
-        self.deviation.fill_(deviation)
+    def fit(self, image: Tensor) -> None:
+        """Set both, in the raw input's unit, from the training split and no other."""
+        raw = image.to(torch.float64)
+        self.mean.fill_(raw.mean())
+        self.deviation.fill_(raw.std(correction=0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Raw ``image`` ``(batch, ...)`` of any number type to the network's output."""

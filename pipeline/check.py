@@ -38,7 +38,10 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
         f"{where}: task", "task with a loss (pipeline/losses.py)", recipe.task, _functions(project.root / "pipeline")
     )
     _known(
-        f"{where}: network: file", "network file", recipe.network.file, _modules(project.root / "models") - {"scaled"}
+        f"{where}: network: file",
+        "network file",
+        recipe.network.file,
+        _modules(project.root / "models") - {"scaled", "characters"},
     )
     _check_network(project, where, recipe)
     for precision in recipe.precisions:
@@ -69,7 +72,7 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
 
 
 def _check_network(project: Project, where: str, recipe: Recipe) -> None:
-    """The class is there, and takes what the data set gives and what the recipe says, and needs nothing else."""
+    """The class is there, takes what the recipe says, and needs nothing but that and what the data set gives."""
     name, file = recipe.network.class_, project.root / "models" / f"{recipe.network.file}.py"
     classes = _constructors(file)
     _known(f"{where}: network: class", "network", name, classes)
@@ -78,18 +81,16 @@ def _check_network(project: Project, where: str, recipe: Recipe) -> None:
     given = _constant(dataset, "NETWORK")
     if takes is None:  # it takes whatever comes
         return
-    if wrong := [argument for argument in given if argument not in takes]:
-        raise Refused(
-            f"{file}: {name} takes {', '.join(takes)}, and the data set {recipe.data!r} gives every network "
-            f"{', '.join(given)}: let its constructor take {wrong[0]!r}"
-        )
     own = {argument: needed for argument, needed in takes.items() if argument not in given}
     for argument in recipe.network.arguments:
         if argument in given:
             raise Refused(f"{where}: network: arguments: {argument!r} is given by the data set; take it out")
         _known(f"{where}: network: arguments", "argument", argument, own)
     if missing := [argument for argument, needed in own.items() if needed and argument not in recipe.network.arguments]:
-        raise Refused(f"{where}: network: arguments: {missing[0]!r} is missing, and {name} needs it")
+        raise Refused(
+            f"{where}: network: arguments: {missing[0]!r} is missing, and {name} needs it; the data set "
+            f"{recipe.data!r} gives {', '.join(given) or 'nothing'}"
+        )
 
 
 def _known(where: str, kind: str, word: str, words: Collection[str]) -> None:

@@ -7,7 +7,12 @@ names this machine, so that equal weights give equal graphs.
 import copy
 import json
 import logging
+import multiprocessing
+import re
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,14 +25,18 @@ from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.numeric import all_finite, error_max, rounding
 from deploy.runtimes import open_onnxruntime
-from deploy.tasks import load_task
+from deploy.tasks import answer_all, load_task
 from pipeline import stage
-from pipeline.network import GRAPH, input_names, load_network, open_pytorch
-from pipeline.recipe import Project
+from pipeline.feeds import recorded_feeds
+from pipeline.network import graphs, input_names, load_network, open_network, open_pytorch
+from pipeline.recipe import Network, Project
+
+
+FEW = 4  # test examples that show what each graph is fed
 
 
 def export(project: Project, name: str) -> None:
-    """Write ``network.onnx``, ``io.json`` and the answers on ``test`` into ``build/export/<name>/``."""
+    """Write ``<graph>.onnx``, ``io.json`` and the answers on ``test`` into ``build/export/<name>/``."""
     recipe = project.recipe(name)
     data = project.build / "prepare" / recipe.data
     facts = read_json(data / "data.json")
@@ -35,38 +44,71 @@ def export(project: Project, name: str) -> None:
     network = load_network(recipe.network, facts, weights)
     task = load_task(recipe.task)
     test = load_arrays(data / "test.npz")
-    examples = {key: test[key] for key in input_names(network)}
+    examples = example_feeds(network, task.outputs, task, {key: array[:FEW] for key, array in test.items()})
     metadata = {"recipe": name, "task": recipe.task, "classes": json.dumps(facts["classes"])}
     metadata |= {"weights_sha256": sha256(weights), "data_sha256": facts["sha256"]}
+    folder = project.build / "export" / name
+    io = {}
     try:
-        model = to_onnx(network, examples, task.outputs)
-        onnx.helper.set_model_props(model, metadata)
-        check_graph(model, network, examples, task.outputs)
+        parts = graphs(network, task.outputs)
+        for graph, outputs in task.outputs.items():
+            if len(parts) == 1:
+                model = to_onnx(network, examples[graph], outputs)
+            else:
+                fresh = multiprocessing.get_context("spawn")
+                with ProcessPoolExecutor(1, mp_context=fresh) as process:
+                    job = process.submit(_part_to_onnx, recipe.network, facts, weights, graph, examples[graph], outputs)
+                    model = onnx.load_from_string(job.result())
+            onnx.helper.set_model_props(model, metadata)
+            check_graph(model, parts[graph], examples[graph], outputs)
+            write_bytes(folder / f"{graph}.onnx", model.SerializeToString())
+            io[graph] = {"inputs": _io(model.graph.input), "outputs": _io(model.graph.output)}
     except Refused as error:
         raise Refused(f"{name}: {error}. Mend models/{recipe.network.file}.py.") from None
-    folder = project.build / "export" / name
-    write_bytes(folder / f"{GRAPH}.onnx", model.SerializeToString())
-    write_json(folder / "io.json", {GRAPH: {"inputs": _io(model.graph.input), "outputs": _io(model.graph.output)}})
+    write_json(folder / "io.json", io)
     for dtype in (torch.float32, torch.float64):
-        exact = copy.deepcopy(network).to(dtype)
-        answers = task.answer({GRAPH: open_pytorch(exact, task.outputs)}, test)
+        answers = answer_all(task, open_network(copy.deepcopy(network).to(dtype), task.outputs), test)
         if not all_finite(answers):
             raise Refused(f"{name}: the trained network's own answers on test are not all finite. Train it again.")
         write_bytes(folder / "answers" / f"{str(dtype).removeprefix('torch.')}.npz", pack_arrays(answers))
 
 
+def example_feeds(
+    network: nn.Module, outputs: dict[str, tuple[str, ...]], task: ModuleType, examples: dict[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Graph -> one call's inputs while the task answers ``examples``: the first that has them all, a state too.
+
+    Raises:
+        Refused: no call of a graph gives an input that its ``forward`` takes.
+    """
+    parts = graphs(network, outputs)
+    feeds = recorded_feeds(task, open_network(network, outputs), examples)
+    chosen = {}
+    for graph, part in parts.items():
+        whole = [feed for feed in feeds[graph] if all(name in feed for name in input_names(part))]
+        if not whole:
+            came = sorted({name for feed in feeds[graph] for name in feed})
+            raise Refused(
+                f"{graph}: forward takes {', '.join(input_names(part))}; the task gives {', '.join(came) or 'nothing'}"
+            )
+        chosen[graph] = whole[0]
+    return chosen
+
+
 def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Export with the first axis of every input free and named ``batch``.
+    """Export with the first axis of every input free and named ``batch``, and what else ``axes`` names.
 
     Args:
+        network: its ``axes``, where it has any: input -> axis -> name, such as ``{"text": {1: "time"}}``.
         examples: inputs by the names of ``forward``'s arguments, ``(n, ...)``, n at least 2.
 
     Raises:
         Refused: the exporter cannot, or a dimension that was to be free would be fixed.
     """
     names = input_names(network)
-    inputs = tuple(torch.from_numpy(examples[name][:2]) for name in names)
-    free = {name: {0: torch.export.Dim.DYNAMIC} for name in names}
+    inputs = tuple(torch.from_numpy(examples[name]) for name in names)
+    axes = free_axes(network)
+    free = {name: dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in names}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     try:
         with warnings.catch_warnings():
@@ -84,13 +126,20 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
         raise Refused(f"{type(network).__name__} cannot be exported: {error}") from None
     model = program.model_proto  # type: ignore[union-attr]  # without a file name it returns one
     _strip(model)
+    _name_axes(model, axes)
     return model
+
+
+def free_axes(network: nn.Module) -> dict[str, dict[int, str]]:
+    """Input -> axis -> name, of every axis that is free."""
+    own: dict[str, dict[int, str]] = getattr(network, "axes", {})
+    return {name: {0: "batch"} | own.get(name, {}) for name in input_names(network)}
 
 
 def check_graph(
     model: onnx.ModelProto, network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[str, ...]
 ) -> None:
-    """Hold a graph against ONNX's checker, its shape inference, and the network at two batch sizes.
+    """Hold a graph against ONNX's checker, its shape inference, and the network at several batch sizes and lengths.
 
     Raises:
         Refused: the checker's or the runtime's words; or an axis that is fixed; or answers that are not the network's.
@@ -100,42 +149,77 @@ def check_graph(
         onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True)
     except Exception as error:  # ValidationError, InferenceError, or a C++ exception
         raise Refused(f"ONNX's checker refuses the exported graph: {error}") from None
+    axes = free_axes(network)
     for tensor in [*model.graph.input, *model.graph.output]:
-        first = tensor.type.tensor_type.shape.dim[0]
-        if first.dim_param != "batch":
-            raise Refused(
-                f"{tensor.name}: its first axis is fixed at {first.dim_value}, expected the free axis 'batch'"
-            )
+        for axis, expected in axes.get(tensor.name, {0: "batch"}).items():
+            dimension = tensor.type.tensor_type.shape.dim[axis]
+            if dimension.dim_param != expected:
+                came = f"free, but called {dimension.dim_param!r}" if dimension.dim_param else dimension.dim_value
+                raise Refused(f"{tensor.name}: its axis {axis} is fixed at {came}, expected the free axis {expected!r}")
     deployed = open_onnxruntime(model.SerializeToString())
     trained, exact = open_pytorch(network, outputs), open_pytorch(copy.deepcopy(network).double(), outputs)
-    for batch in (1, 3):
-        feed = {key: array[:batch] for key, array in examples.items()}
+    for batch, share in ((1, 1.0), (2, 0.0), (3, 0.5)):
+        feed = {key: _cut(array, axes.get(key, {}), batch, share) for key, array in examples.items()}
+        sizes = ", ".join(f"{key} {list(array.shape)}" for key, array in feed.items())
         try:
-            came = deployed(feed)
+            came_out = deployed(feed)
         except Refused as error:
-            raise Refused(f"the exported graph does not run at batch {batch}: {error}") from None
-        truth = exact(feed)
-        shapes = {key: (array.shape, truth[key].shape) for key, array in came.items()}
+            raise Refused(f"the exported graph does not run on {sizes}: {error}") from None
+        truth = exact(
+            {key: array.astype(np.float64) if array.dtype == np.float32 else array for key, array in feed.items()}
+        )
+        shapes = {key: (array.shape, truth[key].shape) for key, array in came_out.items()}
         if wrong := {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}:
-            raise Refused(f"at batch {batch} the exported graph gives other shapes than the network: {wrong}")
+            raise Refused(f"on {sizes} the exported graph gives other shapes than the network: {wrong}")
         allowed = 10 * max(error_max(trained(feed), truth), 2 * rounding(truth))
-        if not (distance := error_max(came, truth)) <= allowed:
+        if not (distance := error_max(came_out, truth)) <= allowed:
             raise Refused(
-                f"at batch {batch} the exported graph is {distance:.3g} from the float64 network, expected at most "
+                f"on {sizes} the exported graph is {distance:.3g} from the float64 network, expected at most "
                 f"{allowed:.3g}, ten times the trained network's own error"
             )
 
 
+def _cut(array: np.ndarray, axes: dict[int, str], batch: int, share: float) -> np.ndarray:
+    """The first ``batch`` units, and of every other free axis the first ``share``, one at least."""
+    index = [slice(None)] * array.ndim
+    for axis in axes:
+        index[axis] = slice(batch if axis == 0 else max(1, int(share * array.shape[axis])))
+    return array[tuple(index)]
+
+
+def _part_to_onnx(
+    network: Network,
+    facts: dict[str, Any],
+    weights: Path,
+    graph: str,
+    examples: dict[str, np.ndarray],
+    outputs: tuple[str, ...],
+) -> bytes:
+    """Export one part of a network, in a process that has exported nothing yet."""
+    part = graphs(load_network(network, facts, weights), {graph: outputs})[graph]
+    return to_onnx(part, examples, outputs).SerializeToString()
+
+
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove stack traces and what else names this machine; call every free axis ``batch``."""
+    """Remove stack traces and what else names this machine."""
     graph = model.graph
     for part in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    for tensor in [*graph.input, *graph.output, *graph.value_info]:
+
+
+def _name_axes(model: onnx.ModelProto, axes: dict[str, dict[int, str]]) -> None:
+    """Call the exporter's symbols (``s77``), and sums and products of them, by the names of the axes."""
+    called = {
+        tensor.type.tensor_type.shape.dim[axis].dim_param: name
+        for tensor in model.graph.input
+        for axis, name in axes[tensor.name].items()
+    }
+    for tensor in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dimension in tensor.type.tensor_type.shape.dim:
             if dimension.dim_param:
-                dimension.dim_param = "batch"
+                named = re.sub(r"[A-Za-z_]\w*", lambda found: called.get(found[0], found[0]), dimension.dim_param)
+                dimension.dim_param = named
 
 
 def _io(tensors: Any) -> list[dict[str, Any]]:

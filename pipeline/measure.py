@@ -10,7 +10,8 @@ from deploy.runtimes import THREADS
 from deploy.targets import targets
 from deploy.tasks import load_task
 from pipeline import stage
-from pipeline.network import GRAPH, load_network, open_pytorch
+from pipeline.cache import close_cache, open_cache
+from pipeline.network import load_network, open_network
 from pipeline.recipe import Project
 
 
@@ -26,17 +27,21 @@ def measure(project: Project, name: str) -> None:
     weights = project.build / "train" / name / "weights.safetensors"
     outputs = load_task(recipe.task).outputs
     trained = {
-        device: {GRAPH: open_pytorch(load_network(recipe.network, facts, weights).to(device), outputs)}
+        device: open_network(load_network(recipe.network, facts, weights).to(device), outputs)
         for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     }
+    built = read_json(engines / "build.json")
+    cache = open_cache(project, "measure", name, {"bundle": bundle.sha256, "host": host, "engines": built})
     measurement = measure_bundle(
         bundle,
-        targets(bundle, host, engines, read_json(engines / "build.json")),
+        targets(bundle, host, engines, built),
         host,
         trained,
-        progress=lambda rounds: tqdm(rounds, desc=f"measure {name}", unit="round", disable=None),
+        progress=lambda blocks: tqdm(blocks, desc=f"measure {name}", unit=" block of rounds", disable=None),
+        cache=cache,
     )
     write_json(project.build / "measure" / f"{name}.json", measurement)
+    close_cache(cache)
     rows = measurement["targets"]
     here = [target for target, row in rows.items() if not row["reason"]]
     print(f"{name}: measured {', '.join(here)}; {len(rows) - len(here)} targets are not here")

@@ -17,17 +17,20 @@ from deploy.run import Run
 from models.scaled import Scaled
 from pipeline.recipe import Network
 
-GRAPH = "network"  # what the graph of a one-graph recipe is called
+GRAPH = "network"  # the graph that is the whole network; one of another name is the part of that name
 
 
 def build_network(network: Network, data: dict[str, Any]) -> nn.Module:
     """The untrained network of ``models/<file>.py``, with its input scaling where the data set wants one.
 
     Args:
-        data: ``data.json``; its ``network`` goes to the constructor, before the recipe's own arguments.
+        data: ``data.json``; the constructor is given what it takes of its ``network``, and the recipe's arguments.
     """
     constructor = getattr(importlib.import_module(f"models.{network.file}"), network.class_)
-    arguments = data["network"] | network.arguments
+    takes = inspect.signature(constructor).parameters
+    anything = any(argument.kind is argument.VAR_KEYWORD for argument in takes.values())
+    given = {name: value for name, value in data["network"].items() if anything or name in takes}
+    arguments = given | network.arguments
     try:
         built = constructor(**arguments)
     except Exception as error:
@@ -80,10 +83,35 @@ def input_names(network: nn.Module) -> list[str]:
     return list(inspect.signature(network.forward).parameters)
 
 
+def graphs(network: nn.Module, outputs: dict[str, tuple[str, ...]]) -> dict[str, nn.Module]:
+    """What becomes a graph each: the network itself, or parts of it.
+
+    Args:
+        outputs: the task's, graph -> names of outputs.
+
+    Raises:
+        Refused: the network has no part of such a name.
+    """
+    parts = {graph: network if graph == GRAPH else getattr(network, graph, None) for graph in outputs}
+    for graph, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise Refused(
+                f"{type(network).__name__}: no part {graph!r}, which the task runs as a graph of its own. "
+                f"Its parts are {', '.join(name for name, _ in network.named_children())}."
+            )
+    return {graph: part for graph, part in parts.items() if part is not None}
+
+
+def open_network(network: nn.Module, outputs: dict[str, tuple[str, ...]]) -> dict[str, Run]:
+    """Every graph of a network as a ``run`` of PyTorch's, by name."""
+    return {graph: open_pytorch(part, outputs[graph]) for graph, part in graphs(network, outputs).items()}
+
+
 def open_pytorch(network: nn.Module, outputs: tuple[str, ...]) -> Run:
     """PyTorch eager as a ``run``, on the device and in the floating type that the network is on and in.
 
-    Inputs come from the host and outputs are back on it when a call returns.
+    Inputs come from the host and outputs are back on it when a call returns. An input that is not given is the default
+    of ``forward``: a state starts at zero.
 
     Args:
         outputs: names for what ``forward`` returns, in order.
@@ -93,7 +121,8 @@ def open_pytorch(network: nn.Module, outputs: tuple[str, ...]) -> Run:
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            result = network(*(torch.from_numpy(inputs[name]).to(device) for name in names))
+            given = {name: torch.from_numpy(inputs[name]).to(device) for name in names if name in inputs}
+            result = network(**given)
         tensors = result if isinstance(result, tuple) else (result,)
         return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, tensors, strict=True)}
 

@@ -1,14 +1,18 @@
 """Stage ``train@recipe``: find the weights, keep those of the best epoch on ``select``.
 
 Data that fit in memory are tensors sliced by index: no loader, no worker. Seeds are fixed; one thread count and one
-machine give the same weights, bit for bit.
+machine give the same weights, bit for bit, also when it was killed and run again: it goes on after the last epoch that
+it finished.
 """
 
 import copy
 import csv
+import dataclasses
+import inspect
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +23,14 @@ from tqdm import tqdm
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, write_bytes
+from deploy.files import read_json, sha256, write_bytes
 from deploy.tasks import load_task
-from models.scaled import Scaled
 from pipeline import losses, stage
-from pipeline.network import build_network, input_names, open_pytorch
+from pipeline.cache import close_cache, open_cache
+from pipeline.network import build_network, input_names, open_network
 from pipeline.recipe import Project, Training
 
-Loss = Callable[[Tensor, dict[str, Tensor]], Tensor]
+Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
 def train(project: Project, name: str) -> None:
@@ -37,19 +41,24 @@ def train(project: Project, name: str) -> None:
     torch.manual_seed(recipe.train.seed)
     facts = read_json(data / "data.json")
     network = build_network(recipe.network, facts)
-    if isinstance(network, Scaled):
-        raw = examples["train"][input_names(network)[0]]
-        network.fit(float(raw.mean()), float(raw.std()))
+    _check_inputs(network, examples["train"], f"models/{recipe.network.file}.py: {recipe.network.class_}")
+    if fitting := _fitting(network):
+        raw = inspect.signature(fitting).parameters
+        fitting(**{key: torch.from_numpy(examples["train"][key]) for key in raw})
     _check_forward(network, examples["train"], f"models/{recipe.network.file}.py: {recipe.network.class_}")
     task = load_task(recipe.task)
     metric = task.metric
 
     def evaluate() -> dict[str, float]:
-        answers = task.answer({"network": open_pytorch(network, task.outputs)}, examples["select"])
+        answers = task.answer(open_network(network, task.outputs), examples["select"])
         return {metric.name: task.score(task.observe(answers, examples["select"]))}
 
+    inputs: dict[str, Any] = {"network": dataclasses.asdict(recipe.network), "train": dataclasses.asdict(recipe.train)}
+    inputs |= {"task": recipe.task, "threads": torch.get_num_threads()}
+    inputs |= {split: sha256(data / f"{split}.npz") for split in examples}
+    cache = open_cache(project, "train", name, inputs)
     losses_by_epoch, spread_by_epoch = fit(
-        network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name
+        network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name, cache / "epoch.pt"
     )
     folder = project.build / "train" / name
     write_bytes(
@@ -58,6 +67,7 @@ def train(project: Project, name: str) -> None:
     )
     for kind, rows in (("loss", losses_by_epoch), ("spread", spread_by_epoch)):
         write_bytes(project.build / "history" / kind / f"{name}.csv", _csv(rows))
+    close_cache(cache)
 
 
 def fit(
@@ -67,6 +77,7 @@ def fit(
     examples: dict[str, dict[str, np.ndarray]],
     evaluate: Callable[[], dict[str, float]],
     name: str,
+    checkpoint: Path | None = None,
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Train ``network`` in place with Adam; it ends with the weights of the epoch of least loss on ``select``.
 
@@ -74,6 +85,7 @@ def fit(
         loss: of the network's output and a batch of examples.
         examples: ``train`` and ``select``, arrays by name, first axis = item.
         evaluate: metrics of the network as it stands, for the bar and the history.
+        checkpoint: where each epoch leaves all that the next one needs, and a killed run finds it.
 
     Returns:
         Two histories, a row an epoch: losses (nats) and metrics; and the spread of all weights and all biases.
@@ -87,8 +99,17 @@ def fit(
     best, best_state, waited = math.inf, copy.deepcopy(network.state_dict()), 0
     history: list[dict[str, float]] = []
     spreads: list[dict[str, float]] = []
-    bar = tqdm(range(training.epochs), desc=f"train {name}", unit="epoch", disable=None)
-    for epoch in bar:
+    if checkpoint and (at := _load(checkpoint)):
+        network.load_state_dict(at["network"])
+        optimiser.load_state_dict(at["optimiser"])
+        shuffle.set_state(at["shuffle"])
+        torch.set_rng_state(at["random"])
+        best, best_state, waited = at["best"], at["best_state"], at["waited"]
+        history, spreads = at["history"], at["spreads"]
+        print(f"{name}: goes on after epoch {len(history) - 1}")
+    bar = tqdm(total=training.epochs, initial=len(history), desc=f"train {name}", unit="epoch", disable=None)
+    while len(history) < training.epochs and waited < training.patience:
+        epoch = len(history)
         train_loss = train_epoch(
             network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}"
         )
@@ -99,18 +120,30 @@ def fit(
         metrics = evaluate()
         history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics)
         spreads.append({"epoch": epoch} | spread(network))
-        bar.set_postfix(
-            {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}, refresh=False
-        )
         waited += 1
         if select_loss < best:
             best, best_state, waited = select_loss, copy.deepcopy(network.state_dict()), 0
-            kept = history[-1]
-        if waited == training.patience:
-            break
+        if checkpoint:
+            _save(
+                checkpoint,
+                {
+                    "network": network.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "shuffle": shuffle.get_state(),
+                    "random": torch.get_rng_state(),
+                    "best": best,
+                    "best_state": best_state,
+                    "waited": waited,
+                    "history": history,
+                    "spreads": spreads,
+                },
+            )
+        told = {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}
+        bar.set_postfix(told, refresh=False)
+        bar.update()
     bar.close()
-    told = ", ".join(f"{key} {value:.6g}" for key, value in kept.items())
-    print(f"{name}: {len(history)} epochs; kept {told}")
+    kept = min(history, key=lambda row: row["select_loss"])
+    print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {value:.6g}' for key, value in kept.items())}")
     network.load_state_dict(best_state)
     network.eval()
     return history, spreads
@@ -165,25 +198,58 @@ def spread(network: nn.Module) -> dict[str, float]:
     return row
 
 
-def _forward(network: nn.Module, batch: dict[str, Tensor], channels_last: bool = False) -> Tensor:
-    inputs = [batch[key] for key in input_names(network)]
+def _forward(network: nn.Module, batch: dict[str, Tensor], channels_last: bool = False) -> Any:
+    """What ``forward`` makes of a batch; a state is not in it, and so starts at zero."""
+    inputs = {key: batch[key] for key in input_names(network) if key in batch}
     if channels_last:
-        inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
-    return network(*inputs)
+        inputs = {
+            key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for key, x in inputs.items()
+        }
+    return network(**inputs)
+
+
+def _fitting(network: nn.Module) -> Callable[..., None] | None:
+    """What a network learns from the raw training inputs before it is trained: scaling, an alphabet."""
+    fitting: Callable[..., None] | None = getattr(network, "fit", None)
+    return fitting
+
+
+def _check_inputs(network: nn.Module, examples: dict[str, np.ndarray], where: str) -> None:
+    """Does the data set have what ``forward`` and ``fit`` cannot do without?"""
+    for name, function in (("forward", network.forward), ("fit", _fitting(network))):
+        for argument, facts in inspect.signature(function).parameters.items() if function else ():
+            if argument not in examples and facts.default is inspect.Parameter.empty:
+                raise Refused(f"{where}: {name} asks for {argument!r}; the data set has {', '.join(examples)}")
 
 
 def _check_forward(network: nn.Module, examples: dict[str, np.ndarray], where: str) -> None:
     """Try two examples, so that a wrong size is told by the network's name and not from the depths of PyTorch."""
-    if missing := [name for name in input_names(network) if name not in examples]:
-        raise Refused(f"{where}: forward asks for {missing[0]!r}; the data set has {', '.join(examples)}")
-    batch = {name: torch.from_numpy(examples[name][:2]) for name in input_names(network)}
+    batch = {key: torch.from_numpy(array[:2]) for key, array in examples.items()}
     network.eval()
     try:
         with torch.inference_mode():
-            network(*batch.values())
+            _forward(network, batch)
     except Exception as error:
-        came = ", ".join(f"{name}: {list(tensor.shape)}" for name, tensor in batch.items())
+        came = ", ".join(f"{key}: {list(batch[key].shape)}" for key in input_names(network) if key in batch)
         raise Refused(f"{where}: forward failed on {came}: {error}. Mend the sizes of its layers.") from error
+
+
+def _load(checkpoint: Path) -> dict[str, Any] | None:
+    """What ``_save`` wrote; ``None`` where there is nothing, or something else that a damaged disk left."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        at: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    except Exception as error:  # torch raises what zipfile or its unpickler raised
+        print(f"{checkpoint}: damaged ({error}); training starts anew")
+        return None
+    return at
+
+
+def _save(checkpoint: Path, state: dict[str, Any]) -> None:
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_bytes(checkpoint, data.getvalue())
 
 
 def _check_finite(value: float, training: Training, where: str) -> None:

@@ -87,6 +87,7 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         if "statistics" in row:
             hashes = row["graph_sha256"]
             merged["size_bytes"] = row["size_bytes"]
+            merged["details"] = task.details(np.asarray(row["statistics"], dtype=float))
             merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
         merged |= {
             "verdict": worst.verdict,
@@ -100,6 +101,7 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
     return {
         "metric": {"name": metric.name, "unit": metric.unit, "drop_unit": metric.drop_unit},
         "trained": {"score": score, "floor": floor, "bounds": _score_bounds(statistics, task)}
+        | {"details": task.details(statistics)}
         | {"latency_ms": {device: _latency_ms(timed) for device, timed in trained["latency"].items()}},
         "budget": {"drop": budget.drop, "latency_ratio": budget.latency_ratio},
         "host": measurement["host"]["name"],
@@ -151,11 +153,13 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     decide = None
     surely_below = surely_above = True
     if metric.right_or_wrong:
-        scale = abs(task.score(np.ones((1, 1))) - task.score(np.zeros((1, 1))))  # of a share, in the metric's unit
-        lost, won = int((before > after).sum()), int((before < after).sum())
+        ends = [task.score(np.full((1, before.shape[1]), share)) for share in (0.0, 1.0)]
+        scale = abs(ends[1] - ends[0])  # of a share, in the metric's unit
+        right_before, right_after = before[:, 0], after[:, 0]
+        lost, won = int((right_before > right_after).sum()), int((right_before < right_after).sum())
         exact, shown = intervals.drop_interval(lost, won, n), intervals.tango_interval(lost, won, n)
         bounds: Interval | None = Interval(scale * exact.lower, scale * exact.upper)
-        wrong = n - int(before.sum())
+        wrong = n - int(right_before.sum())
         facts |= {
             "method": "exact unconditional test, Tango's order",
             "flips": {"lost": lost, "won": won},
@@ -188,8 +192,8 @@ def _score_bounds(statistics: np.ndarray, task: ModuleType) -> list[float] | Non
     """The trained score's two-sided 95 % bounds, exact; ``None`` but for units that are right or wrong."""
     if not task.metric.right_or_wrong:
         return None
-    shares = intervals.clopper_pearson(int(statistics.sum()), len(statistics), ALPHA)
-    return sorted(task.score(np.full((1, 1), share)) for share in shares)
+    shares = intervals.clopper_pearson(int(statistics[:, 0].sum()), len(statistics), ALPHA)
+    return sorted(task.score(np.full((1, statistics.shape[1]), share)) for share in shares)
 
 
 def _corpus_bounds(

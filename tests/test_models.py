@@ -73,6 +73,6 @@ def test_first_layer_pads_as_tensorflows_same() -> None:
 
 def test_scaling_is_inside_the_network_and_its_weights() -> None:
     network = Scaled(torch.nn.Identity())
-    network.fit(mean=4.0, deviation=2.0)
+    network.fit(torch.tensor([2, 6], dtype=torch.uint8))  # mean 4, deviation 2
     torch.testing.assert_close(network(torch.tensor([[8]], dtype=torch.uint8)), torch.tensor([[2.0]]))
     assert {"mean", "deviation"} <= set(network.state_dict())

@@ -12,8 +12,11 @@ from onnx.reference import ReferenceEvaluator
 from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes, write_json
-from pipeline import quantize as quantize_stage
-from pipeline.quantize import check_calibration, quantize, to_fp16
+from deploy.runtimes import open_onnxruntime
+from pipeline.feeds import recorded_feeds
+from pipeline.fp16 import to_fp16
+from pipeline.int8 import CALIBRATIONS, WEIGHTS, Nothing, to_int8
+from pipeline.quantize import check_calibration, quantize
 from pipeline.ranges import activation_ranges
 from pipeline.recipe import Project
 
@@ -173,17 +176,17 @@ def test_the_candidate_that_wins_is_the_best_on_select(project: Project) -> None
     made = read_json(project.build / "quantize" / NAME / "quantize.json")
     for precision in ("int8-cpu", "int8-tensorrt"):
         candidates = made[precision]["network"]["candidates"]
-        assert len(candidates) == 2 * len(quantize_stage.FORMS[precision])
-        keys = [(-candidate["score"], candidate["error_mean"]) for candidate in candidates]
+        assert len(candidates) == len(CALIBRATIONS) * len(WEIGHTS[precision])
+        keys = [(-c["score"], c["float_layers"], c["error_mean"]) for c in candidates]
         assert keys == sorted(keys)
 
 
 def test_a_graph_with_nothing_to_quantize_is_refused_by_name(tmp_path: Path) -> None:
     onnx.save(large(2.0), tmp_path / "large.onnx")
     with pytest.raises(
-        Refused, match=r"large\.onnx: no Conv, Gemm, MatMul in it to quantize; it has Div, Identity, Mul"
+        Nothing, match=r"large\.onnx: no Conv, Gemm, MatMul, LSTM in it to quantize; it has Div, Identity, Mul"
     ):
-        quantize_stage.to_int8(tmp_path / "large.onnx", "int8-cpu", [], lambda path: (0.0, 0.0), True)
+        to_int8(tmp_path / "large.onnx", "int8-cpu", [], lambda path: (0.0, 0.0), True)
 
 
 def test_each_graph_is_calibrated_on_what_the_task_feeds_it(project: Project) -> None:
@@ -198,7 +201,8 @@ def test_each_graph_is_calibrated_on_what_the_task_feeds_it(project: Project) ->
                 logits = runs["first"]({"image": examples["image"][start : start + 30]})["logits"]
                 runs["second"]({"image": np.abs(logits[:, None, :8, None]).repeat(8, 3).astype(np.uint8)})
 
-    feeds = quantize_stage.recorded_feeds(Chain, {"first": file, "second": file}, calib)
+    run = open_onnxruntime(file)
+    feeds = recorded_feeds(Chain, {"first": run, "second": run}, calib)
     assert [len(feed["image"]) for feed in feeds["first"]] == [30, 30, 30, 10]
     np.testing.assert_array_equal(np.concatenate([feed["image"] for feed in feeds["first"]]), calib["image"])
     assert [feed["image"].shape for feed in feeds["second"]][-1] == (10, 1, 8, 8)

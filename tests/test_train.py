@@ -16,7 +16,7 @@ from deploy.files import read_json
 from pipeline import losses
 from pipeline.network import build_network, load_network
 from pipeline.recipe import Network, Project, Training
-from pipeline.train import _check_forward, fit, spread, train
+from pipeline.train import _check_forward, _check_inputs, fit, spread, train
 
 LINEAR = Network("linear", "SoftmaxRegression", {})
 DATA = {"network": {"shape": [1, 8, 8], "classes": 10}, "scaled": True}
@@ -36,7 +36,7 @@ def trained(
 ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
     network = build_network(LINEAR, DATA)
-    network.fit(5.0, 6.0)
+    network.fit(torch.from_numpy(examples["train"]["image"]))
     training = dataclasses.replace(
         Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3, bf16=False, channels_last=False), **changes
     )
@@ -169,4 +169,4 @@ def test_a_layer_of_a_wrong_size_is_told_before_training(examples: dict) -> None
     ):
         _check_forward(Wrong(60, 10), examples["train"], "models/wrong.py: Wrong")
     with pytest.raises(Refused, match="forward asks for 'input'; the data set has image, label"):
-        _check_forward(torch.nn.Linear(64, 10), examples["train"], "models/wrong.py: Wrong")
+        _check_inputs(torch.nn.Linear(64, 10), examples["train"], "models/wrong.py: Wrong")

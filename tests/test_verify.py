@@ -102,7 +102,9 @@ def test_an_untrained_network_fails_on_every_target_measured_or_not() -> None:
 
 
 def test_a_score_that_is_no_number_is_under_every_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = types.SimpleNamespace(metric=Metric("F1", "%", True, None, None, False), score=lambda _: float("nan"))
+    broken = types.SimpleNamespace(
+        metric=Metric("F1", "%", True, None, None, False), score=lambda _: float("nan"), details=lambda _: {}
+    )
     monkeypatch.setattr(verify_stage, "load_task", lambda name: broken)
     absent = {"precision": "fp16", "device": "cuda", "reason": "no GPU"}
     assert judge(measurement({"t": absent}), "now", 0.0, BUDGET)["targets"]["t"]["verdict"] == FAIL

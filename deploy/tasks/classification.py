@@ -12,7 +12,7 @@ from deploy.run import Run
 from deploy.tasks.metric import Metric
 
 metric = Metric(name="accuracy", unit="%", higher_is_better=True, lowest=0.0, highest=100.0, right_or_wrong=True)
-outputs = ("logits",)
+outputs = {"network": ("logits",)}
 
 BATCH = 64
 
@@ -51,6 +51,11 @@ def observe(answers: dict[str, np.ndarray], examples: dict[str, np.ndarray]) -> 
 def score(statistics: np.ndarray) -> float:
     """Accuracy in per cent, 0 to 100."""
     return 100.0 * float(statistics[:, 0].mean())
+
+
+def details(_: np.ndarray) -> dict[str, float]:
+    """None: accuracy says it all."""
+    return {}
 
 
 def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Callable[[], object]]:

@@ -1,10 +1,29 @@
 """One data set a file: where it comes from, and what it becomes.
 
-SOURCES      file -> where it is found, and its SHA-256
+SOURCES      file -> where it is found, and its SHA-256; none where the data are computed
 LICENCE      under which terms
 CLASSES      names of the classes, in the order of their indices; empty where there are none
-NETWORK      arguments that every network's constructor is given
+NETWORK      arguments for a network's constructor, which is given those that it takes
 SCALED       is the network's first input scaled by a z-score inside the graph?
-SPLITS       split -> items
-prepare(raw) -> arrays by name, first axis = unit: the graph's inputs, and the truth (``label`` where it is a class)
+prepare(raw) -> split -> arrays by name, first axis = unit: the network's inputs, and the truth (``label`` where each
+                unit is of one class). No unit is in two splits, none occurs twice.
 """
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from deploy.errors import Refused
+from pipeline.recipe import nearest
+
+
+def load_dataset(name: str) -> ModuleType:
+    """The module ``pipeline.datasets.<name>``.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    known = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__"}
+    if name not in known:
+        raise Refused(f"no data set {name!r}{nearest(name, known)}")
+    return importlib.import_module(f"pipeline.datasets.{name}")

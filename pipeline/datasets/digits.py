@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.splits import split_by_class
+
 SOURCES = {
     "digits.csv.gz": {
         "package": "sklearn",
@@ -26,8 +28,10 @@ SCALED = True  # the z-score of the input, fitted on `train`, is part of the net
 SPLITS = {"train": 650, "calib": 100, "select": 147, "test": 900}
 
 
-def prepare(raw: Path) -> dict[str, np.ndarray]:
-    """All items: ``image`` ``(1797, 1, 8, 8)`` uint8 of 0 to 16, ``label`` ``(1797,)`` int64 of 0 to 9."""
+def prepare(raw: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Split -> ``image`` ``(n, 1, 8, 8)`` uint8 of 0 to 16, ``label`` ``(n,)`` int64 of 0 to 9."""
     with gzip.open(raw / "digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
-    return {"image": table[:, :-1].reshape(-1, 1, 8, 8).astype(np.uint8), "label": table[:, -1]}
+    image, label = table[:, :-1].reshape(-1, 1, 8, 8).astype(np.uint8), table[:, -1]
+    index = split_by_class(label, SPLITS)
+    return {split: {"image": image[i], "label": label[i]} for split, i in index.items()}
