@@ -1,4 +1,4 @@
-"""Decoding on the host: a graph says what may come next, one character a call; greedy and beam search make a line of it.
+"""Decoding on the host: a graph says what may come next, a character a call; greedy and beam search make a line of it.
 
 The graph takes ``character`` ``(rows,)`` uint8, the one before (0 = start), and any further inputs ``(rows, ...)``. It
 gives ``logits`` ``(rows, classes)``, at most 256, where class 0 is the end of the line. A state is carried from call to
@@ -49,11 +49,11 @@ def greedy(step: Run, inputs: dict[str, np.ndarray], longest: int) -> tuple[np.n
 
 
 def beam(step: Run, inputs: dict[str, np.ndarray], longest: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest line that a beam of ``width`` finds; as ``greedy`` at 1, and the likeliest of all where wide enough.
+    """The likeliest line that a beam of ``width`` finds; at 1 the greedy one, and wide enough the likeliest of all.
 
     A line's beginnings are compared by the sum of their log-probabilities, with no regard to their length; one that has
-    ended keeps its place until it falls out. ``step`` is asked for ``lines * width`` rows at a time. A line has no answer
-    where any beginning in its beam gets logits that are not finite.
+    ended keeps its place until it falls out. ``step`` is asked for ``lines * width`` rows at a time. A line has no
+    answer where any beginning in its beam gets logits that are not finite.
 
     Args:
         step: the graph.

@@ -1,14 +1,14 @@
 """ResNet in the form for small images: 3x3 convolutions in pairs, each pair beside a shortcut.
 
-Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (2016, arXiv:1512.03385), section 4.2: a first
-convolution to 16 channels, then stages of 16, 32 and 64 channels at full, half and quarter size, ``blocks`` pairs in each,
-global average, one dense layer: ``6 blocks + 2`` layers, published with 3 blocks (20 layers, 0.27 M parameters) at
-91.25 % on CIFAR-10. He initialisation (He et al. 2015, arXiv:1502.01852).
+Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (2016, arXiv:1512.03385), section 4.2: a
+first convolution to 16 channels, then stages of 16, 32 and 64 channels at full, half and quarter size, ``blocks`` pairs
+in each, global average, one dense layer: ``6 blocks + 2`` layers, published with 3 blocks (20 layers, 0.27 M
+parameters) at 91.25 % on CIFAR-10. He initialisation (He et al. 2015, arXiv:1502.01852).
 
 Deviations:
 1. ``width`` other than 16 where a recipe says so; the stages keep the ratio 1 : 2 : 4.
-2. Where a stage halves the image, the shortcut takes every second pixel and pads channels with zeros (the paper's option A),
-   spelt as a slice and a pad.
+2. Where a stage halves the image, the shortcut takes every second pixel and pads channels with zeros (the paper's
+   option A), spelt as a slice and a pad; the added channels are all at the end.
 """
 
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
 """An LSTM that reads an image row by row, and says at the last row what it was.
 
-Source: Hochreiter & Schmidhuber, "Long Short-Term Memory" (1997), Neural Computation 9:1735-1780, with the forget gate of
-Gers, Schmidhuber & Cummins (2000), Neural Computation 12:2451-2471; images row by row as in Le, Jaitly & Hinton (2015,
-arXiv:1504.00941), who read pixel by pixel.
+Source: Hochreiter & Schmidhuber, "Long Short-Term Memory" (1997), Neural Computation 9:1735-1780, with the forget
+gate of Gers, Schmidhuber & Cummins (2000), Neural Computation 12:2451-2471; Le, Jaitly & Hinton (2015,
+arXiv:1504.00941) read images so, pixel by pixel.
 
 Deviations: 1. No peepholes, as PyTorch's LSTM has none.
 """

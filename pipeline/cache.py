@@ -39,4 +39,7 @@ def open_cache(project: Project, stage: str, name: str, inputs: dict[str, Any]) 
 
 def close_cache(folder: Path) -> None:
     """The stage has written its outs: nothing is left to go on from."""
+    done = folder.with_name("done")  # renamed first: a stage killed half-way through must not find half of it
+    if folder.exists():
+        folder.rename(done)
     shutil.rmtree(folder.parent, ignore_errors=True)

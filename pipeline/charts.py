@@ -79,6 +79,37 @@ def latency(latency_s: dict[str, list[float]]) -> str:
     return _svg(chart.properties(width=WIDTH, height=220))
 
 
+def drift(curves: dict[str, dict[str, list[float]]]) -> str:
+    """The largest error so far against the number of steps, for each network; both axes log.
+
+    Args:
+        curves: network -> ``step`` and ``error``.
+    """
+    values = [
+        {"network": name, "step": step, "error": max(error, 1e-12)}
+        for name, curve in curves.items()
+        for step, error in zip(curve["step"], curve["error"], strict=True)
+    ]
+    names = list(curves)
+    chart = (
+        alt.Chart(alt.Data(values=values))
+        .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="steps since the state was zero (log)", scale=alt.Scale(type="log", nice=False)),
+            y=alt.Y(
+                "error:Q",
+                title="largest error so far, nats (log)",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format=".0e", tickCount=6),
+            ),
+            color=alt.Color(
+                "network:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)]))
+            ),
+        )
+    )
+    return _svg(chart.properties(width=WIDTH, height=220))
+
+
 def training(history: list[dict[str, float]], spread: list[dict[str, float]], metric: str, unit: str, kept: int) -> str:
     """Losses, the metric, and the spread of weights and biases, by epoch; a line marks the epoch that was kept.
 

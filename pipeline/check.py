@@ -115,8 +115,21 @@ def _functions(folder: Path) -> set[str]:
 def _constant(file: Path, name: str) -> Any:
     """The literal that a module gives ``name``."""
     for node in _parse(file):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
-            return ast.literal_eval(node.value)
+        given = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(given, ast.Name) and given.id == name:
+            try:
+                return ast.literal_eval(node.value or ast.Constant(None))
+            except ValueError:
+                raise Refused(
+                    f"{file}:{node.lineno}: {name} is computed, a value written out was expected: it is read without "
+                    f"running the file"
+                ) from None
     raise Refused(f"{file}: {name} is missing; pipeline/datasets/__init__.py lists what a data set defines")
 
 

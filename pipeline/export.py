@@ -31,8 +31,8 @@ from pipeline.feeds import recorded_feeds
 from pipeline.network import graphs, input_names, load_network, open_network, open_pytorch
 from pipeline.recipe import Network, Project
 
-
 FEW = 4  # test examples that show what each graph is fed
+SHORT = 7  # the most of a free axis that is exported: recurrent layers are traced step by step
 
 
 def export(project: Project, name: str) -> None:
@@ -51,14 +51,8 @@ def export(project: Project, name: str) -> None:
     io = {}
     try:
         parts = graphs(network, task.outputs)
-        for graph, outputs in task.outputs.items():
-            if len(parts) == 1:
-                model = to_onnx(network, examples[graph], outputs)
-            else:
-                fresh = multiprocessing.get_context("spawn")
-                with ProcessPoolExecutor(1, mp_context=fresh) as process:
-                    job = process.submit(_part_to_onnx, recipe.network, facts, weights, graph, examples[graph], outputs)
-                    model = onnx.load_from_string(job.result())
+        for graph, model in _exported(recipe.network, facts, weights, parts, examples, task.outputs).items():
+            outputs = task.outputs[graph]
             onnx.helper.set_model_props(model, metadata)
             check_graph(model, parts[graph], examples[graph], outputs)
             write_bytes(folder / f"{graph}.onnx", model.SerializeToString())
@@ -106,8 +100,12 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
         Refused: the exporter cannot, or a dimension that was to be free would be fixed.
     """
     names = input_names(network)
-    inputs = tuple(torch.from_numpy(examples[name]) for name in names)
     axes = free_axes(network)
+    short = {
+        name: examples[name][tuple(slice(SHORT if i in axes[name] else None) for i in range(examples[name].ndim))]
+        for name in names
+    }
+    inputs = tuple(torch.from_numpy(np.ascontiguousarray(short[name])) for name in names)
     free = {name: dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in names}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     try:
@@ -127,7 +125,7 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
     model = program.model_proto  # type: ignore[union-attr]  # without a file name it returns one
     _strip(model)
     _name_axes(model, axes)
-    return model
+    return _with_shapes(model)
 
 
 def free_axes(network: nn.Module) -> dict[str, dict[int, str]]:
@@ -171,6 +169,13 @@ def check_graph(
         shapes = {key: (array.shape, truth[key].shape) for key, array in came_out.items()}
         if wrong := {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}:
             raise Refused(f"on {sizes} the exported graph gives other shapes than the network: {wrong}")
+        for tensor in model.graph.output:
+            noted = [dimension.dim_value for dimension in tensor.type.tensor_type.shape.dim]
+            real = truth[tensor.name].shape
+            if any(fixed not in (0, size) for fixed, size in zip(noted, real, strict=True)):
+                raise Refused(
+                    f"on {sizes} {tensor.name} is {list(real)}, and the graph says that it is {noted} (0: free)"
+                )
         allowed = 10 * max(error_max(trained(feed), truth), 2 * rounding(truth))
         if not (distance := error_max(came_out, truth)) <= allowed:
             raise Refused(
@@ -185,6 +190,27 @@ def _cut(array: np.ndarray, axes: dict[int, str], batch: int, share: float) -> n
     for axis in axes:
         index[axis] = slice(batch if axis == 0 else max(1, int(share * array.shape[axis])))
     return array[tuple(index)]
+
+
+def _exported(
+    network: Network,
+    facts: dict[str, Any],
+    weights: Path,
+    parts: dict[str, nn.Module],
+    examples: dict[str, dict[str, np.ndarray]],
+    outputs: dict[str, tuple[str, ...]],
+) -> dict[str, onnx.ModelProto]:
+    """Every part as a graph: one in this process, several in a process each, side by side."""
+    if len(parts) == 1:
+        [(graph, part)] = parts.items()
+        return {graph: to_onnx(part, examples[graph], outputs[graph])}
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(parts), mp_context=fresh, max_tasks_per_child=1) as processes:
+        jobs = {
+            graph: processes.submit(_part_to_onnx, network, facts, weights, graph, examples[graph], outputs[graph])
+            for graph in parts
+        }
+        return {graph: onnx.load_from_string(job.result()) for graph, job in jobs.items()}
 
 
 def _part_to_onnx(
@@ -220,6 +246,24 @@ def _name_axes(model: onnx.ModelProto, axes: dict[str, dict[int, str]]) -> None:
             if dimension.dim_param:
                 named = re.sub(r"[A-Za-z_]\w*", lambda found: called.get(found[0], found[0]), dimension.dim_param)
                 dimension.dim_param = named
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes as ONNX infers them: after a stack of recurrent layers the exporter notes the traced length as fixed."""
+    noted = [onnx.ValueInfoProto.FromString(tensor.SerializeToString()) for tensor in model.graph.output]
+    model.graph.ClearField("value_info")
+    for tensor in model.graph.output:
+        tensor.type.tensor_type.ClearField("shape")
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for tensor, before in zip(model.graph.output, noted, strict=True):
+        shape = tensor.type.tensor_type.shape.dim
+        if len(shape) != len(before.type.tensor_type.shape.dim):
+            tensor.CopyFrom(before)
+            continue
+        for now, then in zip(shape, before.type.tensor_type.shape.dim):
+            if not now.dim_value and (not now.dim_param or now.dim_param.startswith("unk__")):
+                now.CopyFrom(then)  # what ONNX cannot infer, the exporter may know
+    return model
 
 
 def _io(tensors: Any) -> list[dict[str, Any]]:

@@ -114,6 +114,7 @@ HEADS = [
 def cells(row: dict[str, Any]) -> list[str]:
     """A measured row as text, one cell a head of ``HEADS``."""
     unit, drop_unit = row["metric"]["unit"], row["metric"]["drop_unit"]
+    places = 2 if unit == "%" else 4
     ratio = "–"
     if row["latency_ratio"] is not None:
         ratio = f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
@@ -125,8 +126,8 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["metric"]["name"],
         f"{row['trained']:.2f} {unit}",
         f"{row['deployed']:.2f} {unit}",
-        f"{row['drop']:.2f} ({number(row['drop_upper95'])})",
-        f"{row['budget']:.1f} {drop_unit}",
+        f"{number(row['drop'], places)} ({number(row['drop_upper95'], places)})",
+        f"{row['budget']:g} {drop_unit}",
         ratio,
         f"{row['p50_ms']:.3f} ms",
         f"{row['size_bytes'] / 1000:.1f} kB",
@@ -134,9 +135,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def number(value: float | None) -> str:
-    """Two places, or a dash where there is none."""
-    return "–" if value is None else f"{value:.2f}"
+def number(value: float | None, places: int = 2) -> str:
+    """So many places, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def table(verdicts: dict[str, Any]) -> str:
@@ -166,6 +167,8 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
     timed = {f"trained (PyTorch eager, {on})": facts for on, facts in measurement["trained"]["latency"].items()}
     timed |= {target: measurement["targets"][target] for target in here}
     latencies = {target: facts["latency_s"] for target, facts in timed.items()}
+    drifts = {"trained (PyTorch eager, cpu)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
+    drifts = {network: facts["drift"] for network, facts in drifts.items() if "drift" in facts}
     kept = min(history, key=lambda row: row["select_loss"])["epoch"]
     built = read_json(project.build / "engines" / name / "build.json")
     return {
@@ -175,6 +178,10 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         "accuracy": charts.accuracy(drops, recipe.budget.drop, metric.name, metric.drop_unit) if drops else "",
         "latency": charts.latency(latencies) if latencies else "",
         "how": measurement["latency"],
+        "drift": charts.drift(drifts) if drifts else "",
+        "details": {"trained": verdict["trained"]["details"]}
+        | {target: row["details"] for target, row in here.items()},
+        "made": _made(read_json(project.build / "quantize" / name / "quantize.json")),
         "training": charts.training(history, spread, metric.name, metric.unit, int(kept)),
         "wrong": _wrong(project, recipe, measurement),
         "engines": {
@@ -183,6 +190,18 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
             if "files" in entry and target not in here
         },
     }
+
+
+def _made(quantized: dict[str, Any]) -> list[dict[str, Any]]:
+    """How the int8 graphs were chosen: a row a candidate that was tried, those of a graph best first."""
+    return [
+        {"precision": precision, "graph": graph, "chosen": i == 0} | candidate
+        for precision, graphs in quantized.items()
+        if "reason" not in graphs
+        for graph, facts in graphs.items()
+        for i, candidate in enumerate(facts.get("candidates", []))
+        if "reason" not in candidate
+    ]
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:
@@ -194,30 +213,37 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
     """Test items that the trained network or a deployed one got wrong, those on which they disagree first."""
     data = project.build / "prepare" / recipe.data
     test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
-    if not {"image", "label"} <= set(test):  # only images of classes can be shown yet
-        return None
     said = {"trained": measurement["trained"]["predicted"]}
     said |= {t: row["predicted"] for t, row in measurement["targets"].items() if "predicted" in row}
-    label = test["label"]
-
-    def name(answer: int) -> str:
-        return "nothing finite" if answer < 0 else str(classes[answer])
-
+    if {"image", "label"} <= set(test):
+        truth = [str(classes[label]) for label in test["label"]]
+        said = {t: [str(classes[p]) if p >= 0 else "nothing finite" for p in row] for t, row in said.items()}
+        shown = [{"image": png(image)} for image in test["image"]]
+    elif {"source", "target"} <= set(test):
+        truth, lines = _lines(test["target"]), _lines(test["source"])
+        said = {t: [p if p is not None else "nothing finite" for p in row] for t, row in said.items()}
+        shown = [{"text": line} for line in lines]
+    else:  # a whole text has no one answer that is right or wrong
+        return None
     answers = np.array(list(said.values()))  # (networks, n)
-    wrong = np.flatnonzero((answers != label).any(axis=0))
+    wrong = np.flatnonzero((answers != np.array(truth)).any(axis=0))
     differ = (answers != answers[0]).any(axis=0)
     order = sorted(wrong, key=lambda i: (not differ[i], i))
     items = [
-        {
+        shown[i]
+        | {
             "index": int(i),
-            "image": png(test["image"][i]),
-            "truth": classes[label[i]],
-            "trained": name(said["trained"][i]),
-            "others": {t: name(p[i]) for t, p in said.items() if p[i] != said["trained"][i]},
+            "truth": truth[i],
+            "trained": said["trained"][i],
+            "others": {t: row[i] for t, row in said.items() if row[i] != said["trained"][i]},
         }
         for i in order[:WRONG_SHOWN]
     ]
     return {"items": items, "all": len(order), "differ": int(differ.sum())}
+
+
+def _lines(text: np.ndarray) -> list[str]:
+    return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in text]
 
 
 def png(image: np.ndarray) -> str:

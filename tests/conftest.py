@@ -1,7 +1,10 @@
 """One small project, taken through the stages once: Görner's CNN on digits, trained for a few epochs."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two threads stall on a machine whose other core is busy; before PyTorch loads
 
 import pytest
 

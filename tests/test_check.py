@@ -102,7 +102,11 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
         ("class B:\n    def __init__(self, shape, classes, hidden=3): ...\nclass N(B): ...", {"hidden": 3}, None),
         ("class N:\n    def __init__(self, shape, classes, **options): ...", {"anything": 3}, None),
         ("class N:\n    def __init__(self, shape, classes, hidden): ...", {}, "'hidden' is missing, and N needs it"),
-        ("class N:\n    def __init__(self, shape, n_classes): ...", {}, "'n_classes' is missing, and N needs it; the data set 'digits' gives shape, classes"),
+        (
+            "class N:\n    def __init__(self, shape, n_classes): ...",
+            {},
+            "'n_classes' is missing, and N needs it; the data set 'digits' gives shape, classes",
+        ),
         ("class N:\n    def __init__(self:", {}, r"new.py:2: not Python"),
     ],
 )

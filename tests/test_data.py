@@ -14,8 +14,8 @@ from deploy.errors import Refused
 from deploy.files import read_json
 from pipeline import download as download_stage
 from pipeline.datasets import digits
-from pipeline.splits import split_by_class
 from pipeline.recipe import Project
+from pipeline.splits import split_by_class
 
 
 def test_digits_are_scikit_learns(project: Project) -> None:

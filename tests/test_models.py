@@ -4,13 +4,17 @@ from torch.nn import functional
 
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
+from models.resnet import Block, CifarResNet
 from models.scaled import Scaled
+from models.sequence_classifier import RowLSTM
 
 SMALL = (1, 8, 8)
 NETWORKS = {
     "softmax": lambda: SoftmaxRegression(SMALL, 10),
     "gorner narrow": lambda: GornerCNN(SMALL, 10),
     "gorner wide": lambda: GornerCNN(SMALL, 10, (6, 12, 24), first=6, dropout=0.25),
+    "rows": lambda: RowLSTM(SMALL, 10, units=24),
+    "resnet": lambda: CifarResNet(SMALL, 10, blocks=1, width=4),
 }
 
 
@@ -30,6 +34,12 @@ def parameters(network: torch.nn.Module) -> int:
             GornerCNN((1, 28, 28), 10, (6, 12, 24), first=6),
             216 + 6 + 1800 + 12 + 4608 + 24 + 1176 * 200 + 200 + 2000 + 10,
         ),
+        # He et al., table 6: 0.27 M at 20 layers, 0.46 M at 32, 0.66 M at 44, 0.85 M at 56.
+        (CifarResNet((3, 32, 32), 10, blocks=3), 269_722),
+        (CifarResNet((3, 32, 32), 10, blocks=5), 464_154),
+        (CifarResNet((3, 32, 32), 10, blocks=7), 658_586),
+        (CifarResNet((3, 32, 32), 10, blocks=9), 853_018),
+        (RowLSTM((1, 28, 28), 10, units=128), 4 * 128 * (28 + 128 + 2) + 10 * 129),
     ],
 )
 def test_parameter_counts_are_the_papers(network: torch.nn.Module, expected: int) -> None:
@@ -76,3 +86,27 @@ def test_scaling_is_inside_the_network_and_its_weights() -> None:
     network.fit(torch.tensor([2, 6], dtype=torch.uint8))  # mean 4, deviation 2
     torch.testing.assert_close(network(torch.tensor([[8]], dtype=torch.uint8)), torch.tensor([[2.0]]))
     assert {"mean", "deviation"} <= set(network.state_dict())
+
+
+def test_a_block_whose_branch_gives_nothing_is_its_shortcut() -> None:
+    """He et al., section 3.2 and option A of section 3.3: every second pixel, zeros in the new channels."""
+    x = torch.rand(2, 3, 8, 8)
+    for stride, width in ((1, 3), (2, 6)):
+        block = Block(3, width, stride).eval()
+        torch.nn.init.zeros_(block.conv2.weight)
+        expected = torch.zeros(2, width, 8 // stride, 8 // stride)
+        expected[:, :3] = x[:, :, ::stride, ::stride]
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_the_reader_of_rows_is_pytorchs_own_cell_and_reads_any_number_of_rows() -> None:
+    network = RowLSTM(SMALL, 10, units=5).double().eval()
+    cell = torch.nn.LSTMCell(8, 5).double()
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        getattr(cell, name).data = getattr(network.lstm, f"{name}_l0").data
+    for rows in (1, 8, 13):
+        image = torch.rand(3, 1, rows, 8, dtype=torch.float64)
+        state = None
+        for t in range(rows):
+            state = cell(image[:, 0, t], state)
+        torch.testing.assert_close(network(image), network.output(state[0]), rtol=0, atol=1e-12)

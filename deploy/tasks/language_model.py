@@ -1,8 +1,8 @@
 """What comes next: bits a character. Unit: a text. Statistics: nats and characters.
 
-Examples hold ``text`` ``(n, longest)``, UTF-8 bytes, 0 after the end. A text's first byte is given, every further one is
-told from those before. The text is fed in chunks, and the state is carried from chunk to chunk: what is measured is a
-network that keeps its state outside, as a server or a board does.
+Examples hold ``text`` ``(n, longest)``, UTF-8 bytes, 0 after the end. A text's first byte is given, every further one
+is told from those before. The text is fed in chunks, and the state is carried from chunk to chunk: what is measured is
+a network that keeps its state outside, as a server or a board does.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from deploy.decoding import log_probabilities
 from deploy.run import Run
 from deploy.state import carried
 from deploy.tasks.metric import Metric
@@ -47,10 +48,9 @@ def answer(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> dict[str, n
 
 
 def surprise(logits: np.ndarray, came: np.ndarray) -> np.ndarray:
-    """Nats ``(batch, time)``: minus the log-softmax of ``logits`` ``(batch, time, 256)`` at what came ``(batch, time)``."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    chosen = np.take_along_axis(shifted, came.astype(np.int64)[..., None], axis=-1)[..., 0]
-    nats: np.ndarray = np.log(np.exp(shifted).sum(axis=-1)) - chosen
+    """Nats of what came ``(batch, time)``: minus the log-softmax of ``logits`` ``(batch, time, 256)`` there."""
+    log = log_probabilities(logits.reshape(-1, logits.shape[-1]))
+    nats: np.ndarray = -log[np.arange(came.size), came.ravel()].reshape(came.shape)
     return nats
 
 
@@ -101,4 +101,4 @@ def drift(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _bounded(nats: np.ndarray) -> np.ndarray:
-    return np.minimum(np.where(np.isfinite(nats), nats, MOST), MOST)
+    return np.fmin(nats, MOST)  # of a number and none, the number

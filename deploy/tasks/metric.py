@@ -8,7 +8,8 @@ class Metric:
     """What a task's score is called, and how it is judged.
 
     ``lowest`` and ``highest`` bound the score, ``None`` where there is no such bound. ``right_or_wrong``: the first
-    statistic of a unit is 1 where it is right and 0 where it is wrong, and the score grows or falls evenly with their share.
+    statistic of a unit is 1 where it is right and 0 where it is wrong, and the score grows or falls evenly with their
+    share.
     """
 
     name: str
