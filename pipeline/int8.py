@@ -14,6 +14,7 @@ import io
 import itertools
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,8 @@ def _static_forms(
         def make(
             fp32: Path, path: Path, feeds: Feeds, types: list[str] = types, options: Any = options, side: str = side
         ) -> None:
-            _quietly(fp32, lambda: quantize_static(fp32, path, _Reader(feeds), QuantFormat.QDQ, types, **options))
+            alike = _alike(feeds) if options["calibrate_method"] == CalibrationMethod.Percentile else feeds
+            _quietly(fp32, lambda: quantize_static(fp32, path, _Reader(alike), QuantFormat.QDQ, types, **options))
             if side == "the shortcut's side":
                 _leave_branches_float(path, branches)
 
@@ -225,6 +227,18 @@ def _resave(graph: Path, path: Path, level: Any) -> None:
         onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen classes of its own
         raise Refused(f"{graph.name}: onnxruntime cannot open this graph: {error}") from None
+
+
+def _alike(feeds: Feeds) -> Feeds:
+    """The feeds of the commonest lengths: histograms of other lengths cannot be joined to theirs."""
+
+    def shape(feed: dict[str, np.ndarray]) -> tuple[tuple[int, ...], ...]:
+        return tuple(array.shape[1:] for array in feed.values())
+
+    [(commonest, _)] = Counter(
+        shape(feed) for feed in feeds for _ in range(len(next(iter(feed.values()))))
+    ).most_common(1)
+    return [feed for feed in feeds if shape(feed) == commonest]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime asks for this class

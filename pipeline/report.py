@@ -114,7 +114,7 @@ HEADS = [
 def cells(row: dict[str, Any]) -> list[str]:
     """A measured row as text, one cell a head of ``HEADS``."""
     unit, drop_unit = row["metric"]["unit"], row["metric"]["drop_unit"]
-    places = 2 if unit == "%" else 4
+    places = row["metric"]["places"]
     ratio = "–"
     if row["latency_ratio"] is not None:
         ratio = f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
@@ -170,6 +170,7 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
     drifts = {"trained (PyTorch eager, cpu)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
     drifts = {network: facts["drift"] for network, facts in drifts.items() if "drift" in facts}
     kept = min(history, key=lambda row: row["select_loss"])["epoch"]
+    quantized = read_json(project.build / "quantize" / name / "quantize.json")
     built = read_json(project.build / "engines" / name / "build.json")
     return {
         "name": name,
@@ -181,7 +182,8 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         "drift": charts.drift(drifts) if drifts else "",
         "details": {"trained": verdict["trained"]["details"]}
         | {target: row["details"] for target, row in here.items()},
-        "made": _made(read_json(project.build / "quantize" / name / "quantize.json")),
+        "made": _made(quantized),
+        "kept_float": _kept_float(quantized),
         "training": charts.training(history, spread, metric.name, metric.unit, int(kept)),
         "wrong": _wrong(project, recipe, measurement),
         "engines": {
@@ -202,6 +204,17 @@ def _made(quantized: dict[str, Any]) -> list[dict[str, Any]]:
         for i, candidate in enumerate(facts.get("candidates", []))
         if "reason" not in candidate
     ]
+
+
+def _kept_float(quantized: dict[str, Any]) -> dict[str, list[str]]:
+    """``precision: graph`` -> the nodes that stay in float32 there, for their range or for want of a quantized form."""
+    return {
+        f"{precision}: {graph}": facts["float32"]
+        for precision, graphs in quantized.items()
+        if "reason" not in graphs
+        for graph, facts in graphs.items()
+        if facts.get("float32")
+    }
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:

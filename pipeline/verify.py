@@ -99,7 +99,7 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         }
         rows[target] = merged
     return {
-        "metric": {"name": metric.name, "unit": metric.unit, "drop_unit": metric.drop_unit},
+        "metric": {name: getattr(metric, name) for name in ("name", "unit", "drop_unit", "places")},
         "trained": {"score": score, "floor": floor, "bounds": _score_bounds(statistics, task)}
         | {"details": task.details(statistics)}
         | {"latency_ms": {device: _latency_ms(timed) for device, timed in trained["latency"].items()}},
@@ -147,6 +147,7 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
         budget: in the metric's unit.
     """
     n, metric = len(before), task.metric
+    places = metric.places
     changed = int((before != after).any(axis=1).sum())
     drop = metric.drop(task.score(before), task.score(after))
     facts: dict[str, Any] = {"deployed": task.score(after), "drop": drop, "changed": changed}
@@ -175,15 +176,16 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     facts["units_to_decide"] = decide
     if bounds is None:
         facts |= {"drop_lower95": None, "drop_upper95": None}
-        return Judgement(INCONCLUSIVE, f"drop {drop:.2f} {metric.drop_unit}, and no bound: {facts['method']}", facts)
+        return Judgement(
+            INCONCLUSIVE, f"drop {drop:.{places}f} {metric.drop_unit}, and no bound: {facts['method']}", facts
+        )
     facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
-    told = f"drop {drop:.2f} {metric.drop_unit}, at most {bounds.upper:.2f} (95 %), budget {budget:g}"
+    told = f"drop {drop:.{places}f} {metric.drop_unit}, at most {bounds.upper:.{places}f} (95 %), budget {budget:g}"
     if bounds.upper < budget and surely_below:
         return Judgement(PASS, told, facts)
     if bounds.lower > budget and surely_above:
-        return Judgement(
-            FAIL, f"drop {drop:.2f} {metric.drop_unit}, at least {bounds.lower:.2f} (95 %), budget {budget:g}", facts
-        )
+        least = f"drop {drop:.{places}f} {metric.drop_unit}, at least {bounds.lower:.{places}f} (95 %)"
+        return Judgement(FAIL, f"{least}, budget {budget:g}", facts)
     needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
     return Judgement(INCONCLUSIVE, f"{told}{needed}", facts)
 

@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT
 
 from deploy.errors import Refused
-from pipeline.check import check
+from pipeline.check import _constant, check
 from pipeline.recipe import load_project
 
 RIGHT = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"root": str(ROOT)}
@@ -135,3 +135,10 @@ def test_a_key_that_stands_twice_and_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("# nothing\n")
     with pytest.raises(Refused, match="empty, expected root, build, datasets and recipes"):
         load_project(tmp_path / "params.yaml")
+
+
+def test_a_constant_that_would_have_to_be_computed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("NETWORK: dict[str, int] = {'classes': 7}\nSCALED = bool(1)\n")
+    assert _constant(tmp_path / "data.py", "NETWORK") == {"classes": 7}
+    with pytest.raises(Refused, match=r"data\.py:2: SCALED is computed, a value written out was expected"):
+        _constant(tmp_path / "data.py", "SCALED")

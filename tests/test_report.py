@@ -170,4 +170,33 @@ def test_data_without_pictures_are_reported_without(judged: Project) -> None:
     text = judged.build / "prepare" / "text"
     write_bytes(text / "test.npz", pack_arrays({"tokens": np.zeros((3, 5), np.int64)}))
     write_json(text / "data.json", {"classes": []})
-    assert report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="text"), {}) is None
+    answered = {"trained": {"predicted": ["", "", ""]}, "targets": {}}
+    assert report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="text"), answered) is None
+
+
+def test_lines_are_shown_as_text_disagreements_first(judged: Project) -> None:
+    def rows(*lines: str) -> np.ndarray:
+        return np.array([list(line.encode().ljust(12, b"\0")) for line in lines], np.uint8)
+
+    folder = judged.build / "prepare" / "lines"
+    write_bytes(
+        folder / "test.npz", pack_arrays({"source": rows("one", "two", "three"), "target": rows("1", "2", "3")})
+    )
+    write_json(folder / "data.json", {"classes": []})
+    answered = {"trained": {"predicted": ["0", "2", "3"]}, "targets": {"t": {"predicted": ["0", "2", None]}, "u": {}}}
+    wrong = report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="lines"), answered)
+    assert wrong["all"] == 2 and wrong["differ"] == 1
+    first = {"text": "three", "index": 2, "truth": "3", "trained": "3", "others": {"t": "nothing finite"}}
+    assert wrong["items"] == [first, {"text": "one", "index": 0, "truth": "1", "trained": "0", "others": {}}]
+
+
+def test_what_stays_in_float32_and_what_was_tried_is_told() -> None:
+    tried = {"weights": "uint8", "calibration": "min-max", "score": 1.0, "float_layers": 0, "error_mean": 0.1}
+    failed = {"weights": "uint8", "calibration": "99.9 %", "reason": "why"}
+    quantized = {
+        "fp16": {"network": {"float32": []}},
+        "int8-cpu": {"network": {"candidates": [tried, failed], "float32": ["GRU a"]}},
+        "int8-tensorrt": {"reason": "no"},
+    }
+    assert report_stage._kept_float(quantized) == {"int8-cpu: network": ["GRU a"]}
+    assert report_stage._made(quantized) == [tried | {"precision": "int8-cpu", "graph": "network", "chosen": True}]

@@ -21,7 +21,7 @@ from models.scaled import Scaled
 from models.sequence_classifier import RowLSTM
 from pipeline.export import check_graph, example_feeds, to_onnx
 from pipeline.fp16 import to_fp16
-from pipeline.int8 import float_layers, residual_additions, to_int8
+from pipeline.int8 import _alike, float_layers, residual_additions, to_int8
 from pipeline.network import graphs, open_pytorch
 
 DIGIT = {"image": np.random.default_rng(0).integers(0, 17, (6, 1, 8, 8)).astype(np.uint8)}
@@ -241,3 +241,9 @@ def test_error_of_a_graph_of_other_rows_is_seen(rows: Path) -> None:
     other = Scaled(RowLSTM((1, 8, 8), 10, units=16)).eval()
     truth = open_pytorch(other, ("logits",))(DIGIT)
     assert error_max(open_onnxruntime(rows)(DIGIT), truth) > 1e-2
+
+
+def test_histograms_are_of_the_commonest_length() -> None:
+    feeds = [{"x": np.zeros((n, length))} for n, length in ((2, 5), (1, 7), (9, 3), (4, 5), (4, 7))]
+    assert [feed["x"].shape for feed in _alike(feeds)] == [(9, 3)]
+    assert [feed["x"].shape for feed in _alike(feeds[:2] + feeds[3:])] == [(2, 5), (4, 5)]

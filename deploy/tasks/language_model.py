@@ -1,4 +1,4 @@
-"""What comes next: bits a character. Unit: a text. Statistics: nats and characters.
+"""What comes next: entropy in bits per character. Unit: a text. Statistics: nats and characters.
 
 Examples hold ``text`` ``(n, longest)``, UTF-8 bytes, 0 after the end. A text's first byte is given, every further one
 is told from those before. The text is fed in chunks, and the state is carried from chunk to chunk: what is measured is
@@ -16,7 +16,7 @@ from deploy.state import carried
 from deploy.tasks.metric import Metric
 
 metric = Metric(
-    name="bits a character", unit="bits", higher_is_better=False, lowest=0.0, highest=None, right_or_wrong=False
+    name="entropy per character", unit="bits", higher_is_better=False, lowest=0.0, highest=None, right_or_wrong=False
 )
 outputs = {"network": ("logits", "next_state")}
 

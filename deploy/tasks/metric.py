@@ -24,6 +24,11 @@ class Metric:
         """A drop of a percentage is told in points."""
         return "points" if self.unit == "%" else self.unit
 
+    @property
+    def places(self) -> int:
+        """Decimal places that tell one unit's worth of it."""
+        return 2 if self.unit == "%" else 4
+
     def drop(self, trained: float, deployed: float) -> float:
         """How much worse ``deployed`` is than ``trained``, in ``unit``; negative where it is better."""
         return trained - deployed if self.higher_is_better else deployed - trained
