@@ -142,9 +142,14 @@ def number(value: float | None, places: int = 2) -> str:
 
 def table(verdicts: dict[str, Any]) -> str:
     """The measured rows as a Markdown table, each with the first digits of its graph's hash."""
-    rows = [[*cells(row), f"`{str(row['graph_sha256'])[:8]}`"] for row in measured(verdicts)]
+    rows = [[*cells(row), _short(row["graph_sha256"])] for row in measured(verdicts)]
     lines = [[*HEADS, "graph"], ["---"] * (len(HEADS) + 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _short(hashes: str | dict[str, str]) -> str:
+    """The first digits of the hash of one graph, or of each."""
+    return " ".join(f"`{h[:8]}`" for h in ([hashes] if isinstance(hashes, str) else hashes.values()))
 
 
 def _terminal(verdicts: dict[str, Any]) -> str:

@@ -174,6 +174,11 @@ def test_data_without_pictures_are_reported_without(judged: Project) -> None:
     assert report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="text"), answered) is None
 
 
+def test_two_graphs_are_two_hashes_in_the_table() -> None:
+    assert report_stage._short("0123456789") == "`01234567`"
+    assert report_stage._short({"encoder": "0123456789", "step": "abcdefghij"}) == "`01234567` `abcdefgh`"
+
+
 def test_lines_are_shown_as_text_disagreements_first(judged: Project) -> None:
     def rows(*lines: str) -> np.ndarray:
         return np.array([list(line.encode().ljust(12, b"\0")) for line in lines], np.uint8)
