@@ -131,16 +131,15 @@ def _timed(
 ) -> tuple[int, dict[str, dict[str, Any]]]:
     """How many rounds, and by name ``latency_s`` ``(rounds,)`` and ``alone_s``; rounds are kept block by block."""
     rounds = int(_kept(cache, "rounds", partial(_rounds, requests)))
-    blocks: list[dict[str, list[float]]] = []
-    warm_up = WARM_UP
-    for first in progress(range(0, rounds, BLOCK)):
+    warm_up = [WARM_UP]  # spent by the first block that is not read from the cache
 
-        def block(first: int = first, warm_up: int = warm_up) -> dict[str, list[float]]:
-            timed = interleaved(requests, min(BLOCK, rounds - first), warm_up, seed=first, first=first)
-            return {name: [float(f"{s:.4g}") for s in latency_s] for name, latency_s in timed.items()}
+    def block(first: int) -> dict[str, list[float]]:
+        calls = warm_up.pop() if warm_up else 0
+        timed = interleaved(requests, min(BLOCK, rounds - first), calls, seed=first, first=first)
+        return {name: [float(f"{s:.4g}") for s in latency_s] for name, latency_s in timed.items()}
 
-        blocks.append(_kept(cache, f"rounds from {first}", block))
-        warm_up = 0
+    starts = progress(range(0, rounds, BLOCK))
+    blocks = [_kept(cache, f"rounds from {first}", partial(block, first)) for first in starts]
     facts: dict[str, dict[str, Any]] = {}
     for name, request in requests.items():
         latency_s = [s for timed in blocks for s in timed[name]]
@@ -151,6 +150,7 @@ def _timed(
 
 
 def _alone(requests: Requests, rounds: int) -> float:
+    interleaved({"alone": requests}, 0, WARM_UP)
     return float(f"{np.median(alone(requests, rounds)):.4g}")
 
 

@@ -152,8 +152,8 @@ def check_graph(
         for axis, expected in axes.get(tensor.name, {0: "batch"}).items():
             dimension = tensor.type.tensor_type.shape.dim[axis]
             if dimension.dim_param != expected:
-                came = f"free, but called {dimension.dim_param!r}" if dimension.dim_param else dimension.dim_value
-                raise Refused(f"{tensor.name}: its axis {axis} is fixed at {came}, expected the free axis {expected!r}")
+                came = f"called {dimension.dim_param!r}" if dimension.dim_param else f"fixed at {dimension.dim_value}"
+                raise Refused(f"{tensor.name}: its axis {axis} is {came}, expected the free axis {expected!r}")
     deployed = open_onnxruntime(model.SerializeToString())
     trained, exact = open_pytorch(network, outputs), open_pytorch(copy.deepcopy(network).double(), outputs)
     for batch, share in ((1, 1.0), (2, 0.0), (3, 0.5)):

@@ -91,10 +91,11 @@ def to_int8(
     model = onnx.load(fp32)
     recurrent = [node for node in model.graph.node if node.op_type in RECURRENT]
     if recurrent and precision == "int8-tensorrt":
+        every_lstm = all(node.op_type == "LSTM" for node in recurrent)
         told = ", ".join(f"{node.op_type} {node.name!r}" for node in recurrent)
         raise Refused(
             f"{fp32.name}: {told}: TensorRT has no int8 form of it, and the rest in int8 would not be an int8 network. "
-            f"Deploy fp16 there, or int8 with ONNX Runtime on a CPU"
+            f"Deploy fp16 there{', or int8 with ONNX Runtime on a CPU' if every_lstm else ''}"
         )
     found = {node.op_type for node in model.graph.node}
     if not found & {*LAYERS, "LSTM"}:

@@ -45,9 +45,13 @@ class Source:
         answers: dict[str, np.ndarray] = self.task.answer(_open(self.graphs | graphs, self.io), self.select)
         return answers
 
-    def judge(self, graph: str, path: Path) -> tuple[float, float]:
-        """Score on ``select`` with ``path`` in place of ``graph``, and mean absolute error against fp32's answers."""
-        answers = self.answer({graph: path})
+    def judge(self, before: dict[str, Path], graph: str, path: Path) -> tuple[float, float]:
+        """Score on ``select`` and mean absolute error against fp32's answers, with ``path`` in place of ``graph``.
+
+        Args:
+            before: graphs of this precision that are made already: what is judged last is what ships.
+        """
+        answers = self.answer(before | {graph: path})
         floats = [key for key, array in self.reference.items() if np.issubdtype(array.dtype, np.floating)]
         error = np.mean([np.abs(answers[key] - self.reference[key]).mean() for key in floats])
         return self.task.score(self.task.observe(answers, self.select)), float(error)
@@ -95,12 +99,13 @@ def _make(source: Source, precision: str, folder: Path) -> dict[str, Any]:
     """Write the graphs of one precision; graph -> how it was made, or the ``reason`` why there is none."""
     made: dict[str, Any] = {}
     untouched: list[str] = []
+    done: dict[str, Path] = {}
     for graph, file in source.graphs.items():
         try:
             if precision == "fp16":
                 model, made[graph] = to_fp16(file, source.ranges[graph])
             else:
-                judge = partial(source.judge, graph)
+                judge = partial(source.judge, dict(done), graph)
                 better = source.task.metric.higher_is_better
                 model, made[graph] = to_int8(file, precision, source.feeds[graph], judge, better)
         except Nothing as nothing:  # another graph of the recipe may have something to quantize
@@ -108,7 +113,8 @@ def _make(source: Source, precision: str, folder: Path) -> dict[str, Any]:
             model, made[graph] = file.read_bytes(), {"untouched": str(nothing)}
         except Refused as error:  # this precision cannot be made; a full disk is another matter, below
             return {"reason": str(error)}
-        write_bytes(folder / precision / f"{graph}.onnx", model)
+        done[graph] = folder / precision / f"{graph}.onnx"
+        write_bytes(done[graph], model)
     return {"reason": "; ".join(untouched)} if len(untouched) == len(source.graphs) else made
 
 

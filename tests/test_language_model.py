@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from deploy.contract import Bundle, open_bundle, pack_arrays
+from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.measure import measure
 from deploy.run import Run
@@ -221,6 +222,13 @@ def test_a_character_of_several_bytes_is_one_character() -> None:
     text = np.frombuffer("aé→b".encode(), np.uint8)[None]
     statistics = task.observe({"nats": np.ones(text.shape)}, {"text": text})
     assert statistics.tolist() == [[7.0, 3.0]]  # seven bytes; é, → and b after the a that is given
+
+
+def test_a_text_with_nothing_to_tell_is_refused_by_its_number() -> None:
+    text = np.ones((3, 30), np.uint8)
+    text[1, 5:] = 0
+    with pytest.raises(Refused, match="text: number 1 has 5 bytes, expected at least 17. Leave it out"):
+        task.answer({"network": uniform}, {"text": text})
 
 
 def uniform(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

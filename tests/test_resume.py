@@ -1,8 +1,10 @@
 """A stage that is killed at any moment goes on from its cache, and ends with what an unbroken run ends with."""
 
+import contextlib
 import dataclasses
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +15,13 @@ import yaml
 from conftest import NAME, ROOT
 
 from deploy.files import kept_json, read_json, sha256
+from deploy.measure import BLOCK, WARM_UP, _timed
+from pipeline import download as download_stage
 from pipeline.cache import open_cache
+from pipeline.datasets import digits
 from pipeline.recipe import Project
 
-KILLS = 4
+MOST_KILLS = 8
 
 
 @pytest.fixture
@@ -37,25 +42,42 @@ def link(project: Project, folder: Path, *parts: str) -> None:
 
 
 def kept(folder: Path) -> dict[Path, int]:
-    """What the cache holds, and when each file was written, in nanoseconds."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "build" / ".cache").rglob("*") if path.is_file()}
+    """What the cache holds whole, and when each file was written, in nanoseconds; files may go while it is read."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for path in (folder / "build" / ".cache").rglob("[!.]*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    found[path] = path.stat().st_mtime_ns
+    return found
 
 
-def killed_again_and_again(folder: Path, stage: str, name: str) -> list[str]:
-    """Start a stage, kill it (SIGKILL) a random moment after it has kept something new; then let it end.
+def killed_again_and_again(folder: Path, stage: str, name: str, enough: int) -> list[str]:
+    """Kill a stage (SIGKILL) each time it has kept something new, a random moment after; then let it end.
 
-    Returns what the last run printed, and the files of the cache that some kill left for it.
+    Args:
+        enough: files in the cache after which it is left to end: so that every kill falls in its midst.
+
+    Returns:
+        What the last run printed. Nothing that a killed run kept was written a second time.
     """
     moment = random.Random(stage).uniform
     command = [sys.executable, "-m", f"pipeline.{stage}", name]
-    for _ in range(KILLS):
+    kills = 0
+    while len(kept(folder)) < enough and kills < MOST_KILLS:
         before = kept(folder)
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         while process.poll() is None and kept(folder) == before:
             time.sleep(0.002)
-        time.sleep(moment(0.0, 0.15))
+        time.sleep(moment(0.0, 0.06))
         process.kill()
         process.communicate()
+        assert process.returncode == -signal.SIGKILL  # it was in its midst
+        kills += 1
+        after = kept(folder)
+        # It may have been clearing its cache; what is there still is what was there.
+        assert stage == "train" or all(after.get(path, written) == written for path, written in before.items())
+    assert kills >= 2
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not kept(folder)
@@ -65,7 +87,7 @@ def killed_again_and_again(folder: Path, stage: str, name: str) -> list[str]:
 @pytest.mark.slow
 def test_a_training_ends_with_the_same_weights_bit_for_bit(project: Project, broken_off: Path) -> None:
     link(project, broken_off, "prepare")
-    said = killed_again_and_again(broken_off, "train", NAME)
+    said = killed_again_and_again(broken_off, "train", NAME, enough=2)
     assert re.fullmatch(rf"{NAME}: goes on after epoch \d+", said[0])
     for file in (f"train/{NAME}/weights.safetensors", f"history/loss/{NAME}.csv", f"history/spread/{NAME}.csv"):
         assert sha256(broken_off / "build" / file) == sha256(project.build / file), file
@@ -74,7 +96,7 @@ def test_a_training_ends_with_the_same_weights_bit_for_bit(project: Project, bro
 @pytest.mark.slow
 def test_a_quantisation_ends_with_the_same_graphs(project: Project, broken_off: Path) -> None:
     link(project, broken_off, "prepare", "export")
-    killed_again_and_again(broken_off, "quantize", NAME)
+    killed_again_and_again(broken_off, "quantize", NAME, enough=5)
     made = broken_off / "build" / "quantize" / NAME
     whole = project.build / "quantize" / NAME
     assert read_json(made / "quantize.json") == read_json(whole / "quantize.json")
@@ -85,13 +107,45 @@ def test_a_quantisation_ends_with_the_same_graphs(project: Project, broken_off: 
 @pytest.mark.slow
 def test_a_measuring_keeps_the_targets_and_the_rounds_it_has(project: Project, broken_off: Path) -> None:
     link(project, broken_off, "prepare", "train", "bundle", "engines", "host.json")
-    killed_again_and_again(broken_off, "measure", NAME)
+    killed_again_and_again(broken_off, "measure", NAME, enough=11)
     facts = read_json(broken_off / "build" / "measure" / f"{NAME}.json")
     for target in ("fp32", "fp16", "int8"):
         row = facts["targets"][f"onnxruntime-cpu-{target}"]
         assert len(row["statistics"]) == facts["n"] == 900
         assert len(row["latency_s"]) == facts["latency"]["rounds"] >= 64
         assert min(row["latency_s"]) > 0
+
+
+def test_a_download_keeps_the_files_it_has(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files, and the process ends after the first: the second run fetches the second alone."""
+    here = dataclasses.replace(project, build=tmp_path)
+    monkeypatch.setattr(digits, "SOURCES", dict.fromkeys(("a.gz", "b.gz"), digits.SOURCES["digits.csv.gz"]))
+    fetch, fetched = download_stage._bundled, []
+
+    def dying(source: dict) -> bytes:
+        fetched.append(source)
+        if len(fetched) == 2:
+            raise KeyboardInterrupt
+        return fetch(source)
+
+    monkeypatch.setattr(download_stage, "_bundled", dying)
+    with pytest.raises(KeyboardInterrupt):
+        download_stage.download(here, "digits")
+    assert not (tmp_path / "download").exists()
+    download_stage.download(here, "digits")
+    assert len(fetched) == 3
+    assert {path.name for path in (tmp_path / "download" / "digits").iterdir()} == {"a.gz", "b.gz"}
+
+
+def test_rounds_that_were_kept_are_not_timed_again_and_the_rest_is_warmed(tmp_path: Path) -> None:
+    calls = []
+    requests = {"t": [lambda: calls.append(1)]}
+    kept_json(tmp_path / "rounds.json", lambda: 2 * BLOCK)
+    kept_json(tmp_path / "rounds from 0.json", lambda: {"t": [0.5] * BLOCK})
+    rounds, timed = _timed(requests, iter, tmp_path)
+    assert rounds == 2 * BLOCK and timed["t"]["latency_s"][:BLOCK] == [0.5] * BLOCK
+    assert len(timed["t"]["latency_s"]) == rounds and timed["t"]["alone_s"] is None
+    assert len(calls) == WARM_UP + BLOCK
 
 
 def test_a_download_that_is_killed_leaves_a_whole_file_or_none(project: Project, broken_off: Path) -> None:

@@ -155,3 +155,11 @@ def test_the_score_is_scikit_learns_macro_f1_and_padding_counts_for_nothing(data
     present = np.union1d(truth[there], said[there])
     of_each = f1_score(truth[there], said[there], average=None, labels=present)
     assert task.details(found) == pytest.approx({f"F1 of class {i}": 100 * f for i, f in zip(present, of_each)})
+
+
+def test_a_character_of_several_bytes_is_counted_once() -> None:
+    text = np.frombuffer("é→".encode(), np.uint8)[None]
+    logits = np.zeros((1, 5, 3))
+    logits[:, :, 2] = 1
+    statistics = task.observe({"logits": logits}, {"text": text, "token": np.full((1, 5), 2)})
+    assert statistics.tolist() == [[0, 0, 2, 0, 0, 0, 0, 0, 0]]

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from deploy.decoding import log_probabilities
+from deploy.errors import Refused
 from deploy.run import Run
 from deploy.state import carried
 from deploy.tasks.metric import Metric
@@ -32,12 +33,21 @@ def answer(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> dict[str, n
 
     Returns:
         ``{"nats": (n, longest)}``: minus the logarithm of each byte's probability, 0 for the first and after the end.
+
+    Raises:
+        Refused: a text of so few bytes that there is nothing to tell, or to time.
     """
     text = examples["text"]
+    length = (text != 0).sum(axis=1)
+    if len(short := np.flatnonzero(length <= WARM)):
+        raise Refused(
+            f"text: number {short[0]} has {length[short[0]]} bytes, expected at least {WARM + 1}. "
+            f"Leave it out, or join it to its neighbour."
+        )
     nats = np.zeros(text.shape)
     for start in range(0, len(text), BATCH):
         rows = text[start : start + BATCH]
-        longest = int((rows != 0).sum(axis=1).max())
+        longest = int(length[start : start + BATCH].max())
         state: dict[str, np.ndarray] = {}
         for at in range(0, longest - 1, CHUNK):
             end = min(at + CHUNK, longest - 1)

@@ -50,7 +50,8 @@ def decode(answers: dict[str, np.ndarray]) -> list[str]:
 def observe(answers: dict[str, np.ndarray], examples: dict[str, np.ndarray]) -> np.ndarray:
     """Statistics ``(n, 3 * classes)``: characters of each class rightly said, wrongly said, missed."""
     every = np.arange(answers["logits"].shape[2])
-    there = (examples["text"] != 0)[:, :, None]
+    text = examples["text"]
+    there = ((text != 0) & ((text & 0xC0) != 0x80))[:, :, None]  # a byte that goes on with a character is none
     said = (_classes(answers["logits"])[:, :, None] == every) & there  # (n, longest, classes)
     true = (examples["token"][:, :, None] == every) & there
     counts = [(said & true).sum(axis=1), (said & ~true).sum(axis=1), (true & ~said).sum(axis=1)]
