@@ -70,12 +70,16 @@ def measure(
         requests[f"{TRAINED} {device}"] = task.requests(runs, examples)
     rows: dict[str, dict[str, Any]] = {}
     for target in targets:
-        row, runs = _open(target)
-        if runs:
-            row |= _kept(cache, target.name, partial(_answered, bundle, target, task, runs, exact, examples))
-        if "statistics" in row:
-            requests[target.name] = task.requests(runs, examples)
-        rows[target.name] = row
+        rows[target.name], runs = _open(target)
+        if not runs:
+            continue
+        facts = _kept(cache, target.name, partial(_answered, bundle, target, task, runs, exact, examples))
+        if "failed" not in facts:
+            try:
+                requests[target.name] = task.requests(runs, examples)
+            except Refused as error:
+                facts = {"failed": str(error)}
+        rows[target.name] |= facts
     rounds, timed = _timed(requests, progress, cache)
     for name, facts in timed.items():
         if name.startswith(TRAINED):

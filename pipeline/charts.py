@@ -98,7 +98,7 @@ def drift(curves: dict[str, dict[str, list[float]]]) -> str:
             x=alt.X("step:Q", title="steps since the state was zero (log)", scale=alt.Scale(type="log", nice=False)),
             y=alt.Y(
                 "error:Q",
-                title="largest error so far, nats (log)",
+                title="largest error so far (log)",
                 scale=alt.Scale(type="log"),
                 axis=alt.Axis(format=".0e", tickCount=6),
             ),

@@ -115,14 +115,10 @@ def _functions(folder: Path) -> set[str]:
 def _constant(file: Path, name: str) -> Any:
     """The literal that a module gives ``name``."""
     for node in _parse(file):
-        given = (
-            node.targets[0]
-            if isinstance(node, ast.Assign)
-            else node.target
-            if isinstance(node, ast.AnnAssign)
-            else None
-        )
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(given, ast.Name) and given.id == name:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             try:
                 return ast.literal_eval(node.value or ast.Constant(None))
             except ValueError:

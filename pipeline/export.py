@@ -101,11 +101,8 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
     """
     names = input_names(network)
     axes = free_axes(network)
-    short = {
-        name: examples[name][tuple(slice(SHORT if i in axes[name] else None) for i in range(examples[name].ndim))]
-        for name in names
-    }
-    inputs = tuple(torch.from_numpy(np.ascontiguousarray(short[name])) for name in names)
+    short = [_cut(examples[name], dict.fromkeys(axes[name], SHORT)) for name in names]
+    inputs = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in short)
     free = {name: dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in names}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     try:
@@ -157,7 +154,10 @@ def check_graph(
     deployed = open_onnxruntime(model.SerializeToString())
     trained, exact = open_pytorch(network, outputs), open_pytorch(copy.deepcopy(network).double(), outputs)
     for batch, share in ((1, 1.0), (2, 0.0), (3, 0.5)):
-        feed = {key: _cut(array, axes.get(key, {}), batch, share) for key, array in examples.items()}
+        feed = {
+            key: _cut(array, {i: max(1, int(share * array.shape[i])) for i in axes.get(key, {})} | {0: batch})
+            for key, array in examples.items()
+        }
         sizes = ", ".join(f"{key} {list(array.shape)}" for key, array in feed.items())
         try:
             came_out = deployed(feed)
@@ -184,12 +184,9 @@ def check_graph(
             )
 
 
-def _cut(array: np.ndarray, axes: dict[int, str], batch: int, share: float) -> np.ndarray:
-    """The first ``batch`` units, and of every other free axis the first ``share``, one at least."""
-    index = [slice(None)] * array.ndim
-    for axis in axes:
-        index[axis] = slice(batch if axis == 0 else max(1, int(share * array.shape[axis])))
-    return array[tuple(index)]
+def _cut(array: np.ndarray, sizes: dict[int, int]) -> np.ndarray:
+    """The first of each axis that ``sizes`` names."""
+    return array[tuple(slice(sizes.get(axis)) for axis in range(array.ndim))]
 
 
 def _exported(

@@ -210,11 +210,12 @@ def _leave_branches_float(path: Path, branches: dict[str, str]) -> None:
             for i, name in enumerate(node.input):
                 if source(name) == branches[node.name]:
                     node.input[i] = branches[node.name]
-    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
-    while unused := [node for node in model.graph.node if not used & set(node.output)]:
-        for node in unused:
+    used = {output.name for output in model.graph.output}
+    for node in reversed(list(model.graph.node)):  # from the end: what no node after it reads, nothing does
+        if used & set(node.output):
+            used |= set(node.input)
+        else:
             model.graph.node.remove(node)
-        used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
     onnx.save(model, path)
 
 

@@ -92,14 +92,16 @@ def graphs(network: nn.Module, outputs: dict[str, tuple[str, ...]]) -> dict[str,
     Raises:
         Refused: the network has no part of such a name.
     """
-    parts = {graph: network if graph == GRAPH else getattr(network, graph, None) for graph in outputs}
-    for graph, part in parts.items():
+    parts = {}
+    for graph in outputs:
+        part = network if graph == GRAPH else getattr(network, graph, None)
         if not isinstance(part, nn.Module):
             raise Refused(
                 f"{type(network).__name__}: no part {graph!r}, which the task runs as a graph of its own. "
                 f"Its parts are {', '.join(name for name, _ in network.named_children())}."
             )
-    return {graph: part for graph, part in parts.items() if part is not None}
+        parts[graph] = part
+    return parts
 
 
 def open_network(network: nn.Module, outputs: dict[str, tuple[str, ...]]) -> dict[str, Run]:

@@ -27,6 +27,7 @@ from deploy.files import read_json, sha256, write_bytes
 from deploy.tasks import load_task
 from pipeline import losses, stage
 from pipeline.cache import close_cache, open_cache
+from pipeline.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.network import build_network, input_names, open_network
 from pipeline.recipe import Project, Training
 
@@ -96,19 +97,18 @@ def fit(
     tensors = {split: {key: torch.from_numpy(a) for key, a in arrays.items()} for split, arrays in examples.items()}
     optimiser = prepare(network, training)
     shuffle = torch.Generator().manual_seed(training.seed)
-    best, best_state, waited = math.inf, copy.deepcopy(network.state_dict()), 0
+    best = copy.deepcopy(network.state_dict())
     history: list[dict[str, float]] = []
     spreads: list[dict[str, float]] = []
-    if checkpoint and (at := _load(checkpoint)):
+    if checkpoint and (at := load_checkpoint(checkpoint)):
         network.load_state_dict(at["network"])
         optimiser.load_state_dict(at["optimiser"])
         shuffle.set_state(at["shuffle"])
         torch.set_rng_state(at["random"])
-        best, best_state, waited = at["best"], at["best_state"], at["waited"]
-        history, spreads = at["history"], at["spreads"]
+        best, history, spreads = at["best"], at["history"], at["spreads"]
         print(f"{name}: goes on after epoch {len(history) - 1}")
     bar = tqdm(total=training.epochs, initial=len(history), desc=f"train {name}", unit="epoch", disable=None)
-    while len(history) < training.epochs and waited < training.patience:
+    while len(history) < training.epochs and _waited(history) < training.patience:
         epoch = len(history)
         train_loss = train_epoch(
             network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}"
@@ -120,11 +120,10 @@ def fit(
         metrics = evaluate()
         history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics)
         spreads.append({"epoch": epoch} | spread(network))
-        waited += 1
-        if select_loss < best:
-            best, best_state, waited = select_loss, copy.deepcopy(network.state_dict()), 0
+        if _waited(history) == 0:
+            best = copy.deepcopy(network.state_dict())
         if checkpoint:
-            _save(
+            save_checkpoint(
                 checkpoint,
                 {
                     "network": network.state_dict(),
@@ -132,8 +131,6 @@ def fit(
                     "shuffle": shuffle.get_state(),
                     "random": torch.get_rng_state(),
                     "best": best,
-                    "best_state": best_state,
-                    "waited": waited,
                     "history": history,
                     "spreads": spreads,
                 },
@@ -142,9 +139,9 @@ def fit(
         bar.set_postfix(told, refresh=False)
         bar.update()
     bar.close()
-    kept = min(history, key=lambda row: row["select_loss"])
+    kept = _kept(history)
     print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {value:.6g}' for key, value in kept.items())}")
-    network.load_state_dict(best_state)
+    network.load_state_dict(best)
     network.eval()
     return history, spreads
 
@@ -234,22 +231,14 @@ def _check_forward(network: nn.Module, examples: dict[str, np.ndarray], where: s
         raise Refused(f"{where}: forward failed on {came}: {error}. Mend the sizes of its layers.") from error
 
 
-def _load(checkpoint: Path) -> dict[str, Any] | None:
-    """What ``_save`` wrote; ``None`` where there is nothing, or something else that a damaged disk left."""
-    if not checkpoint.is_file():
-        return None
-    try:
-        at: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    except Exception as error:  # torch raises what zipfile or its unpickler raised
-        print(f"{checkpoint}: damaged ({error}); training starts anew")
-        return None
-    return at
+def _kept(history: list[dict[str, float]]) -> dict[str, float]:
+    """The first epoch of least loss on ``select``."""
+    return min(history, key=lambda row: row["select_loss"])
 
 
-def _save(checkpoint: Path, state: dict[str, Any]) -> None:
-    data = io.BytesIO()
-    torch.save(state, data)
-    write_bytes(checkpoint, data.getvalue())
+def _waited(history: list[dict[str, float]]) -> int:
+    """Epochs since the one that is kept."""
+    return len(history) - 1 - int(_kept(history)["epoch"]) if history else 0
 
 
 def _check_finite(value: float, training: Training, where: str) -> None:

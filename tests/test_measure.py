@@ -12,6 +12,7 @@ from deploy.host import describe
 from deploy.measure import measure
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import Target, targets
+from deploy.tasks import classification
 from pipeline.measure import measure as measure_stage
 from pipeline.recipe import Project
 
@@ -131,3 +132,20 @@ def test_the_host_is_described_alike_twice_and_carries_its_instruction_set() -> 
     assert first == describe()
     assert first["instruction_set"] and first["cores"] >= 1
     assert set(first["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_a_target_that_fails_when_it_is_timed_does_not_take_the_others_with_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = classification.requests, []
+
+    def requests(runs: dict, examples: dict) -> object:
+        asked.append(runs)
+        if len(asked) == 1:
+            raise Refused("out of memory at batch 1")
+        return real(runs, examples)
+
+    monkeypatch.setattr(classification, "requests", requests)
+    rows = measure(bundle, [cpu(bundle, "fp32"), cpu(bundle, "fp16")], {"name": "here"})["targets"]
+    assert rows["fp32"]["failed"] == "out of memory at batch 1" and "statistics" not in rows["fp32"]
+    assert rows["fp16"]["latency_s"]

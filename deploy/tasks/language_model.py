@@ -85,7 +85,11 @@ def score(statistics: np.ndarray) -> float:
 def details(statistics: np.ndarray) -> dict[str, float]:
     """Perplexity of a character, and bits a character of the text that is told best and worst."""
     bits = statistics[:, 0] / statistics[:, 1] / np.log(2)
-    return {"perplexity": float(2 ** score(statistics)), "best text": float(bits.min()), "worst": float(bits.max())}
+    return {
+        "perplexity": float(2 ** score(statistics)),
+        "bits, best text": float(bits.min()),
+        "bits, worst": float(bits.max()),
+    }
 
 
 def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Callable[[], object]]:
