@@ -8,11 +8,14 @@ EXTRAS := dev,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test results bench
+.PHONY: repro paper test results bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
 	dvc repro
+
+paper: $(VENV)/installed
+	cd paper && python -m pipeline.check && dvc repro && python -m pipeline.results
 
 test: $(VENV)/installed
 	ruff check

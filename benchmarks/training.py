@@ -30,7 +30,7 @@ from pipeline import losses
 from pipeline.intervals import ALPHA
 from pipeline.recipe import Training
 from pipeline.results import keep_benchmark
-from pipeline.train import prepare, train_epoch
+from pipeline.supervised import prepare, train_epoch
 
 ITEMS, TURNS, BATCH, FAST_BATCH = 60_000, 7, 100, 1024
 
@@ -93,7 +93,7 @@ def main() -> None:
 
     def loop(training: Training) -> None:
         bare, _ = network()
-        scaled = Scaled(bare)
+        scaled = Scaled(bare, (1, 28, 28))
         scaled.fit(examples["image"])
         optimiser = prepare(scaled, training)
         shuffle = torch.Generator().manual_seed(0)

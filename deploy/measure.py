@@ -50,11 +50,11 @@ def measure(
     Returns:
         The measurement. ``recipe``, ``task``, ``contract_sha256``, ``host``, ``date``, ``n``; ``latency``, how it was
         taken. ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``; ``rounding``, what
-        float32 alone costs; ``latency`` by device. ``targets``: each with ``precision``, ``device`` and either a
-        ``reason`` (not measured), or ``failed`` (it opened and then could not answer), or ``statistics`` ``(n, k)``,
-        ``predicted``, ``finite``, ``error_max`` (against float64), ``drift`` (its growth, where the task has one),
-        ``size_bytes``, ``sha256``, ``graph_sha256``, ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to
-        back.
+        float32 alone costs; ``exact``, the type of the answers that errors are against; ``latency`` by device.
+        ``targets``: each with ``precision``, ``device`` and either a ``reason`` (not measured), or ``failed`` (it
+        opened and then could not answer), or ``statistics`` ``(n, k)``, ``predicted``, ``finite``, ``error_max``
+        (against the exact answers), ``drift`` (its growth, where the task has one), ``size_bytes``, ``sha256``,
+        ``graph_sha256``, ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to back.
 
     Raises:
         Refused: the trained network that was handed in is not the one whose answers the bundle carries.
@@ -63,6 +63,7 @@ def measure(
     examples = load_examples(bundle, "test")
     exact, recorded = load_answers(bundle, "float64"), load_answers(bundle, "float32")
     reference = _observe(task, recorded, exact, examples) | {"rounding": rounding(exact), "latency": {}}
+    reference["exact"] = str(np.result_type(*(array for array in exact.values() if array.dtype.kind == "f")))
     requests: dict[str, Requests] = {}
     for device, runs in (trained or {}).items():
         if device == "cpu":  # where the answers were recorded; a GPU's float32 rounds otherwise

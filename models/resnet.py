@@ -1,14 +1,18 @@
-"""ResNet in the form for small images: 3x3 convolutions in pairs, each pair beside a shortcut.
+"""ResNet: 3x3 convolutions in pairs, each pair beside a shortcut; for small images, and for those of ImageNet.
 
-Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (2016, arXiv:1512.03385), section 4.2: a
-first convolution to 16 channels, then stages of 16, 32 and 64 channels at full, half and quarter size, ``blocks`` pairs
-in each, global average, one dense layer: ``6 blocks + 2`` layers, published with 3 blocks (20 layers, 0.27 M
-parameters) at 91.25 % on CIFAR-10. He initialisation (He et al. 2015, arXiv:1502.01852).
+Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (2016, arXiv:1512.03385). For small images
+section 4.2: a first convolution to 16 channels, then stages of 16, 32 and 64 channels at full, half and quarter size,
+``blocks`` pairs in each, global average, one dense layer: ``6 blocks + 2`` layers, published with 3 blocks (20 layers,
+0.27 M parameters) at 91.25 % on CIFAR-10. For ImageNet table 1, 18 layers: 7x7 of stride 2 to 64 channels, pooled, then
+stages of 64, 128, 256 and 512 channels, two pairs in each, published at 72.12 % top-1 (10-crop). He initialisation (He
+et al. 2015, arXiv:1502.01852).
 
 Deviations:
 1. ``width`` other than 16 where a recipe says so; the stages keep the ratio 1 : 2 : 4.
-2. Where a stage halves the image, the shortcut takes every second pixel and pads channels with zeros (the paper's
-   option A), spelt as a slice and a pad; the added channels are all at the end.
+2. Where a stage of the small form halves the image, the shortcut takes every second pixel and pads channels with zeros
+   (the paper's option A), spelt as a slice and a pad; the added channels are all at the end. ResNet-18's shortcut is a
+   1x1 convolution there (option B).
+3. ResNet-18's parameters have torchvision's names, so that weights trained with it load.
 """
 
 from torch import Tensor, nn
@@ -66,3 +70,52 @@ class CifarResNet(nn.Module):
         """``(batch, channels, height, width)`` to logits ``(batch, classes)``."""
         x = self.blocks(functional.relu(self.norm(self.conv(image))))
         return self.output(x.mean((2, 3)))
+
+
+class BasicBlock(nn.Module):
+    """As ``Block``, with a 1x1 convolution in the shortcut where the size changes."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = nn.Sequential()
+        if stride > 1 or channels != width:
+            convolution = nn.Conv2d(channels, width, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, height, width)`` to ``(batch, width, height / stride, width / stride)``."""
+        branch = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(branch)) + self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """Of 3 channels and 1,000 classes: 11,689,512 parameters, whatever the image's size (published at 224 x 224).
+
+    Args:
+        shape: ``(channels, height, width)`` of an image.
+        classes: outputs.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        self.fc = nn.Linear(512, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(batch, channels, height, width)`` to logits ``(batch, classes)``."""
+        x = functional.relu(self.bn1(self.conv1(image)))
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))

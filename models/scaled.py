@@ -3,30 +3,38 @@
 import torch
 from torch import Tensor, nn
 
+PART = 1024  # items whose deviation is summed at a time, so that float64 copies stay small
+
 
 class Scaled(nn.Module):
-    """``network((image - mean) / deviation)``; both are buffers, saved with the weights.
+    """``network((raw - mean) / deviation)``, a mean and a deviation for each channel; buffers, saved with the weights.
 
     Args:
-        network: takes floating input of any shape.
+        network: its ``forward`` has one argument, of floating type.
+        shape: of one item's input: ``(channels, height, width)``, or ``(columns,)``.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.network = network
         self.axes = getattr(network, "axes", {})
-        self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("deviation", torch.tensor(1.0))
+        each = (shape[0], *(1 for _ in shape[1:]))
+        self.register_buffer("mean", torch.zeros(each))
+        self.register_buffer("deviation", torch.ones(each))
 
-    def fit(self, image: Tensor) -> None:
-        """Set both, in the raw input's unit, from the training split and no other."""
-        raw = image.to(torch.float64)
-        self.mean.fill_(raw.mean())
-        self.deviation.fill_(raw.std(correction=0))
+    def fit(self, raw: Tensor) -> None:
+        """Set both, in the raw input's unit, from the training split and no other; what is constant is not divided."""
+        rest = (0, *range(2, raw.ndim))
+        each = raw.numel() // raw.shape[1]
+        mean = torch.stack([part.double().sum(rest, keepdim=True) for part in raw.split(PART)]).sum(0) / each
+        squares = [((part.double() - mean) ** 2).sum(rest, keepdim=True) for part in raw.split(PART)]
+        deviation = (torch.stack(squares).sum(0) / each).sqrt()
+        self.mean.copy_(mean[0])
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0)[0])
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Raw ``image`` ``(batch, ...)`` of any number type to the network's output."""
-        return self.network((image.to(self.mean.dtype) - self.mean) / self.deviation)
+    def forward(self, raw: Tensor) -> Tensor:
+        """``raw`` ``(batch, channels, ...)`` of any number type to the network's output."""
+        return self.network((raw.to(self.mean.dtype) - self.mean) / self.deviation)

@@ -11,7 +11,7 @@ from deploy.contract import FORMAT, open_bundle
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from pipeline import stage
-from pipeline.recipe import Project
+from pipeline.recipe import Graph, Project
 
 
 def bundle(project: Project, name: str) -> None:
@@ -24,6 +24,7 @@ def bundle(project: Project, name: str) -> None:
         read_json(quantized / "quantize.json"),
         read_json(data / "data.json"),
     )
+    weights = "network.onnx" if isinstance(recipe.train, Graph) else "weights.safetensors"
     folder = project.build / "bundle" / name
     shutil.rmtree(folder, ignore_errors=True)
     graphs: dict[str, dict[str, str]] = {}
@@ -49,7 +50,7 @@ def bundle(project: Project, name: str) -> None:
         "graphs": graphs,
         "refused": {precision: entry["reason"] for precision, entry in made.items() if "reason" in entry},
         "data": {"name": facts["name"], "licence": facts["licence"], "sha256": facts["sha256"]},
-        "weights": {"sha256": sha256(trained / "weights.safetensors")},
+        "weights": {"sha256": sha256(trained / weights)},
         "files": {
             path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in files

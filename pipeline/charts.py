@@ -110,12 +110,13 @@ def drift(curves: dict[str, dict[str, list[float]]]) -> str:
     return _svg(chart.properties(width=WIDTH, height=220))
 
 
-def training(history: list[dict[str, float]], spread: list[dict[str, float]], metric: str, unit: str, kept: int) -> str:
+def training(history: list[dict[str, float]], spread: list[dict[str, float]], metric: str, unit: str) -> str:
     """Losses, the metric, and the spread of weights and biases, by epoch; a line marks the epoch that was kept.
 
     Args:
         history, spread: rows of the two CSV files that ``train`` writes.
     """
+    kept = min(history, key=lambda row: row["select_loss"])["epoch"]
     rule = alt.Chart(alt.Data(values=[{"epoch": kept}])).mark_rule(color=INK, strokeDash=[2, 3]).encode(x="epoch:Q")
     x = alt.X("epoch:Q", title="epoch")
     losses = [

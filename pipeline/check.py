@@ -15,46 +15,55 @@ from deploy.files import write_bytes
 from deploy.targets import GRAPHS, engine_targets
 from deploy.tasks import load_task
 from pipeline import stage
-from pipeline.recipe import PARAMS, PRECISIONS, Project, Recipe, nearest
+from pipeline.recipe import PARAMS, PRECISIONS, TEXT, Graph, Own, Project, Recipe, Training, Weights, nearest
 
 
 def check(project: Project) -> None:
     """Hold every word of ``params.yaml`` against what exists; write ``check.ok``, whose content never changes."""
     for name in project.datasets:
         _known(f"{PARAMS}: datasets", "data set", name, _modules(project.root / "pipeline" / "datasets"))
+    for name, own in project.own.items():
+        _check_own(f"{PARAMS}: own: {name}", name, own, project)
     if not project.recipes:
         raise Refused(f"{PARAMS}: no recipe under `recipes:`, expected at least one")
     for name, recipe in project.recipes.items():
-        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
-            raise Refused(f"{PARAMS}: recipes: {name!r} came, a name of small letters, digits and _ was expected")
+        _check_name(f"{PARAMS}: recipes", name)
         _check_recipe(project, f"{PARAMS}: recipes: {name}", recipe)
     write_bytes(project.build / "check.ok", b"ok\n")
 
 
+def _check_name(where: str, name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_]+", str(name)):
+        raise Refused(f"{where}: {name!r} came, a name of small letters, digits and _ was expected")
+
+
+def _check_own(where: str, name: str, own: Own, project: Project) -> None:
+    _check_name(f"{PARAMS}: own", name)
+    if name in project.datasets:
+        raise Refused(f"{where}: `datasets` has one of that name; call yours otherwise")
+    if not own.path.exists():
+        raise Refused(f"{where}: path: {own.path}: not there; a path is taken from the folder of {PARAMS}")
+    if own.size is not None and not (len(own.size) == 2 and min(own.size) > 0):
+        raise Refused(f"{where}: size: {list(own.size)} came, [height, width] in pixels were expected")
+
+
 def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
-    _known(f"{where}: data", "data set", recipe.data, project.datasets)
+    _known(f"{where}: data", "data set", recipe.data, [*project.datasets, *project.own])
     _known(f"{where}: task", "task", recipe.task, _modules(project.root / "deploy" / "tasks") - {"metric"})
     _known(
         f"{where}: task", "task with a loss (pipeline/losses.py)", recipe.task, _functions(project.root / "pipeline")
     )
-    _known(
-        f"{where}: network: file",
-        "network file",
-        recipe.network.file,
-        _modules(project.root / "models") - {"scaled", "characters"},
-    )
-    _check_network(project, where, recipe)
+    if not isinstance(recipe.train, Graph):
+        files = _modules(project.root / "models") - {"scaled", "characters"}
+        _known(f"{where}: network: file", "network file", recipe.network.file, files)
+        _check_network(project, where, recipe)
     for precision in recipe.precisions:
         _known(f"{where}: precisions", "precision", precision, PRECISIONS)
     if "fp32" not in recipe.precisions:
         raise Refused(f"{where}: precisions: fp32 is missing; the other graphs are made from it")
     for target in recipe.budget.latency_ratio:
         _known(f"{where}: budget: latency_ratio", "target", target, _targets())
-    train = recipe.train
-    for key in ("epochs", "batch", "patience", "rate"):
-        _positive(f"{where}: train: {key}", getattr(train, key))
-    if not 0 <= train.seed < 2**63:
-        raise Refused(f"{where}: train: seed: {train.seed} came, a whole number from 0 to 2^63 - 1 was expected")
+    _check_training(f"{where}: train", recipe)
     metric = load_task(recipe.task).metric
     low, high = (
         metric.lowest if metric.lowest is not None else -inf,
@@ -71,14 +80,30 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
         _positive(f"{where}: budget: latency_ratio: {target}", ratio)
 
 
+def _check_training(where: str, recipe: Recipe) -> None:
+    """Numbers in their range, and files that are brought where they are said to be."""
+    train = recipe.train
+    if isinstance(train, Training):
+        for key in ("epochs", "batch", "patience", "rate"):
+            _positive(f"{where}: {key}", getattr(train, key))
+        if not 0 <= train.seed < 2**63:
+            raise Refused(f"{where}: seed: {train.seed} came, a whole number from 0 to 2^63 - 1 was expected")
+        return
+    file = train.weights if isinstance(train, Weights) else train.onnx
+    if not file.is_file():
+        raise Refused(f"{where}: {file}: no such file; a path is taken from the folder of {PARAMS}")
+    if train.scale:
+        for value in (train.scale.divide_by, *train.scale.deviation):
+            _positive(f"{where}: scale: divide_by and deviation", value)
+
+
 def _check_network(project: Project, where: str, recipe: Recipe) -> None:
     """The class is there, takes what the recipe says, and needs nothing but that and what the data set gives."""
     name, file = recipe.network.class_, project.root / "models" / f"{recipe.network.file}.py"
     classes = _constructors(file)
     _known(f"{where}: network: class", "network", name, classes)
     takes = classes[name]
-    dataset = project.root / "pipeline" / "datasets" / f"{recipe.data}.py"
-    given = _constant(dataset, "NETWORK")
+    given = _given(project, recipe.data)
     if takes is None:  # it takes whatever comes
         return
     own = {argument: needed for argument, needed in takes.items() if argument not in given}
@@ -91,6 +116,13 @@ def _check_network(project: Project, where: str, recipe: Recipe) -> None:
             f"{where}: network: arguments: {missing[0]!r} is missing, and {name} needs it; the data set "
             f"{recipe.data!r} gives {', '.join(given) or 'nothing'}"
         )
+
+
+def _given(project: Project, data: str) -> Collection[str]:
+    """The constructor's arguments that a data set gives."""
+    if data in project.own:
+        return () if project.own[data].path.suffix.lower() in TEXT else ("shape", "classes")
+    return tuple(_constant(project.root / "pipeline" / "datasets" / f"{data}.py", "NETWORK"))
 
 
 def _known(where: str, kind: str, word: str, words: Collection[str]) -> None:

@@ -24,12 +24,14 @@ from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.numeric import all_finite, error_max, rounding
+from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
 from deploy.tasks import answer_all, load_task
 from pipeline import stage
+from pipeline.exact import open_exact
 from pipeline.feeds import recorded_feeds
 from pipeline.network import graphs, input_names, load_network, open_network, open_pytorch
-from pipeline.recipe import Network, Project
+from pipeline.recipe import Graph, Network, Project
 
 FEW = 4  # test examples that show what each graph is fed
 SHORT = 7  # the most of a free axis that is exported: recurrent layers are traced step by step
@@ -38,33 +40,58 @@ SHORT = 7  # the most of a free axis that is exported: recurrent layers are trac
 def export(project: Project, name: str) -> None:
     """Write ``<graph>.onnx``, ``io.json`` and the answers on ``test`` into ``build/export/<name>/``."""
     recipe = project.recipe(name)
-    data = project.build / "prepare" / recipe.data
+    data, trained = project.build / "prepare" / recipe.data, project.build / "train" / name
     facts = read_json(data / "data.json")
-    weights = project.build / "train" / name / "weights.safetensors"
-    network = load_network(recipe.network, facts, weights)
     task = load_task(recipe.task)
     test = load_arrays(data / "test.npz")
-    examples = example_feeds(network, task.outputs, task, {key: array[:FEW] for key, array in test.items()})
-    metadata = {"recipe": name, "task": recipe.task, "classes": json.dumps(facts["classes"])}
-    metadata |= {"weights_sha256": sha256(weights), "data_sha256": facts["sha256"]}
+    if isinstance(recipe.train, Graph):
+        file = trained / "network.onnx"
+        models = {"network": onnx.load(file)}
+        runs = _opened(models["network"], name)
+    else:
+        file = trained / "weights.safetensors"
+        network = load_network(recipe.network, facts, file)
+        examples = example_feeds(network, task.outputs, task, {key: array[:FEW] for key, array in test.items()})
+        try:
+            models = _exported(recipe.network, facts, file, examples, task.outputs)
+            for graph, part in graphs(network, task.outputs).items():
+                check_graph(models[graph], part, examples[graph], task.outputs[graph])
+        except Refused as error:
+            raise Refused(f"{name}: {error}. Mend models/{recipe.network.file}.py.") from None
+        runs = {
+            str(dtype).removeprefix("torch."): open_network(copy.deepcopy(network).to(dtype), task.outputs)
+            for dtype in (torch.float32, torch.float64)
+        }
     folder = project.build / "export" / name
-    io = {}
-    try:
-        parts = graphs(network, task.outputs)
-        for graph, model in _exported(recipe.network, facts, weights, parts, examples, task.outputs).items():
-            outputs = task.outputs[graph]
-            onnx.helper.set_model_props(model, metadata)
-            check_graph(model, parts[graph], examples[graph], outputs)
-            write_bytes(folder / f"{graph}.onnx", model.SerializeToString())
-            io[graph] = {"inputs": _io(model.graph.input), "outputs": _io(model.graph.output)}
-    except Refused as error:
-        raise Refused(f"{name}: {error}. Mend models/{recipe.network.file}.py.") from None
+    metadata = {"recipe": name, "task": recipe.task, "classes": json.dumps(facts["classes"])}
+    metadata |= {"weights_sha256": sha256(file), "data_sha256": facts["sha256"]}
+    for graph, model in models.items():
+        _strip(model)
+        onnx.helper.set_model_props(model, metadata)
+        write_bytes(folder / f"{graph}.onnx", model.SerializeToString())
+    io = {
+        graph: {"inputs": _io(model.graph.input), "outputs": _io(model.graph.output)} for graph, model in models.items()
+    }
     write_json(folder / "io.json", io)
-    for dtype in (torch.float32, torch.float64):
-        answers = answer_all(task, open_network(copy.deepcopy(network).to(dtype), task.outputs), test)
+    for dtype, of_dtype in runs.items():
+        answers = answer_all(task, of_dtype, test)
         if not all_finite(answers):
             raise Refused(f"{name}: the trained network's own answers on test are not all finite. Train it again.")
-        write_bytes(folder / "answers" / f"{str(dtype).removeprefix('torch.')}.npz", pack_arrays(answers))
+        write_bytes(folder / "answers" / f"{dtype}.npz", pack_arrays(answers))
+
+
+def _opened(model: onnx.ModelProto, name: str) -> dict[str, dict[str, Run]]:
+    """A graph that was brought, in float32 as it stands and in float64; in float32 twice where there is no float64.
+
+    The type of the recorded answers says which it was.
+    """
+    as_is = {"network": open_onnxruntime(model.SerializeToString(), optimise=False)}
+    try:
+        exact = {"network": open_exact(model)}
+    except Refused as error:
+        print(f"{name}: {error}; its own float32 answers are the reference")
+        exact = as_is
+    return {"float32": as_is, "float64": exact}
 
 
 def example_feeds(
@@ -103,7 +130,7 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
     axes = free_axes(network)
     short = [_cut(examples[name], dict.fromkeys(axes[name], SHORT)) for name in names]
     inputs = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in short)
-    free = {name: dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in names}
+    free = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in names)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     try:
         with warnings.catch_warnings():
@@ -193,19 +220,20 @@ def _exported(
     network: Network,
     facts: dict[str, Any],
     weights: Path,
-    parts: dict[str, nn.Module],
     examples: dict[str, dict[str, np.ndarray]],
     outputs: dict[str, tuple[str, ...]],
 ) -> dict[str, onnx.ModelProto]:
     """Every part as a graph: one in this process, several in a process each, side by side."""
-    if len(parts) == 1:
-        [(graph, part)] = parts.items()
-        return {graph: to_onnx(part, examples[graph], outputs[graph])}
+    if len(outputs) == 1:
+        [graph] = outputs
+        return {
+            graph: onnx.load_from_string(_part_to_onnx(network, facts, weights, graph, examples[graph], outputs[graph]))
+        }
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(parts), mp_context=fresh, max_tasks_per_child=1) as processes:
+    with ProcessPoolExecutor(len(outputs), mp_context=fresh, max_tasks_per_child=1) as processes:
         jobs = {
             graph: processes.submit(_part_to_onnx, network, facts, weights, graph, examples[graph], outputs[graph])
-            for graph in parts
+            for graph in outputs
         }
         return {graph: onnx.load_from_string(job.result()) for graph, job in jobs.items()}
 
@@ -218,7 +246,7 @@ def _part_to_onnx(
     examples: dict[str, np.ndarray],
     outputs: tuple[str, ...],
 ) -> bytes:
-    """Export one part of a network, in a process that has exported nothing yet."""
+    """Export one part of a network; in a process that has exported nothing yet."""
     part = graphs(load_network(network, facts, weights), {graph: outputs})[graph]
     return to_onnx(part, examples, outputs).SerializeToString()
 

@@ -194,6 +194,17 @@ def units_to_decide(b: int, c: int, n: int, budget: float) -> int | None:
     return None
 
 
+def units_least(budget: float) -> int:
+    """The fewest units on which a copy that flips none can be proved to lose less than ``budget``, a share."""
+    low, high = 1, 2
+    while p_not_worse(0, 0, high, budget) > ALPHA:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if p_not_worse(0, 0, middle, budget) > ALPHA else (low, middle)
+    return high
+
+
 def _upper(b: int, c: int, n: int, alpha: float) -> float:
     """The d0 above which H: d >= d0 is refused, by bisection to 1e-6."""
     low, high = (b - c) / n, 1.0

@@ -6,30 +6,25 @@ from tqdm import tqdm
 from deploy.contract import open_bundle
 from deploy.files import read_json, write_json
 from deploy.measure import measure as measure_bundle
-from deploy.runtimes import THREADS
+from deploy.run import Run
+from deploy.runtimes import THREADS, open_onnxruntime
 from deploy.targets import targets
 from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.cache import close_cache, open_cache
 from pipeline.network import load_network, open_network
-from pipeline.recipe import Project
+from pipeline.recipe import Graph, Project
 
 
 def measure(project: Project, name: str) -> None:
     """Write ``build/measure/<name>.json``."""
-    recipe = project.recipe(name)
     bundle = open_bundle(project.build / "bundle" / name)
     host = read_json(project.build / "host.json")
     engines = project.build / "engines" / name
     torch.set_num_threads(THREADS)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    facts = read_json(project.build / "prepare" / recipe.data / "data.json")
-    weights = project.build / "train" / name / "weights.safetensors"
-    outputs = load_task(recipe.task).outputs
-    trained = {
-        device: open_network(load_network(recipe.network, facts, weights).to(device), outputs)
-        for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
-    }
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    trained = {device: _trained(project, name, device) for device in devices}
     built = read_json(engines / "build.json")
     cache = open_cache(project, "measure", name, {"bundle": bundle.sha256, "host": host, "engines": built})
     measurement = measure_bundle(
@@ -45,6 +40,16 @@ def measure(project: Project, name: str) -> None:
     rows = measurement["targets"]
     here = [target for target, row in rows.items() if not row["reason"]]
     print(f"{name}: measured {', '.join(here)}; {len(rows) - len(here)} targets are not here")
+
+
+def _trained(project: Project, name: str, device: str) -> dict[str, Run]:
+    """The network that was trained, in PyTorch; of a graph that was brought, the file itself in onnxruntime."""
+    recipe, folder = project.recipe(name), project.build / "train" / name
+    if isinstance(recipe.train, Graph):
+        return {"network": open_onnxruntime(folder / "network.onnx", device)}
+    facts = read_json(project.build / "prepare" / recipe.data / "data.json")
+    network = load_network(recipe.network, facts, folder / "weights.safetensors")
+    return open_network(network.to(device), load_task(recipe.task).outputs)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from deploy.errors import Refused
 from deploy.run import Run
@@ -38,7 +38,7 @@ def build_network(network: Network, data: dict[str, Any]) -> nn.Module:
         raise Refused(
             f"models/{network.file}.py: {network.class_}({told}) failed: {error}. Mend one or the other."
         ) from error
-    return Scaled(built) if data["scaled"] else built
+    return Scaled(built, data["network"]["shape"]) if data["scaled"] else built
 
 
 def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Module:
@@ -56,16 +56,7 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Mo
             f"{weights}: damaged, or no safetensors file ({error}). Bring it back: `dvc checkout --force {weights}`."
         ) from None
     built = build_network(network, data)
-    expected = built.state_dict()
-    wrong = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in tensors]
-    wrong += [f"{name}: unknown, came {list(t.shape)}" for name, t in tensors.items() if name not in expected]
-    wrong += [
-        f"{name}: came {_form(tensors[name])}, expected {_form(t)}"
-        for name, t in expected.items()
-        if name in tensors and _form(tensors[name]) != _form(t)
-    ]
-    wrong += [f"{name}: not finite" for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if wrong:
+    if wrong := misfits(built.state_dict(), tensors):
         raise Refused(
             f"{weights}: these are not the weights of {network.class_} (models/{network.file}.py): {'; '.join(wrong)}. "
             f"Bring them back: `dvc checkout --force {weights}`, or train again: `dvc repro`."
@@ -74,13 +65,33 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Mo
     return built.eval()
 
 
-def _form(tensor: torch.Tensor) -> str:
+def misfits(expected: dict[str, Tensor], came: dict[str, Tensor]) -> list[str]:
+    """Each tensor that is missing, unknown, of another shape or type, or not finite."""
+    wrong = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in came]
+    wrong += [f"{name}: unknown, came {list(t.shape)}" for name, t in came.items() if name not in expected]
+    wrong += [
+        f"{name}: came {_form(came[name])}, expected {_form(t)}"
+        for name, t in expected.items()
+        if name in came and _form(came[name]) != _form(t)
+    ]
+    wrong += [f"{name}: not finite" for name, t in came.items() if t.is_floating_point() and not t.isfinite().all()]
+    return wrong
+
+
+def _form(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def input_names(network: nn.Module) -> list[str]:
-    """The arguments of ``forward``: the names of the graph's inputs."""
-    return list(inspect.signature(network.forward).parameters)
+    """The arguments of ``forward``: the names of the graph's inputs. Scaling gives its own argument no name."""
+    named = network.network if isinstance(network, Scaled) else network
+    return list(inspect.signature(named.forward).parameters)
+
+
+def call(network: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """What ``forward`` makes of ``inputs``; one that is not given is its default: a state starts at zero."""
+    first, *others = input_names(network)
+    return network(inputs[first], **{name: inputs[name] for name in others if name in inputs})
 
 
 def graphs(network: nn.Module, outputs: dict[str, tuple[str, ...]]) -> dict[str, nn.Module]:
@@ -124,7 +135,7 @@ def open_pytorch(network: nn.Module, outputs: tuple[str, ...]) -> Run:
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             given = {name: torch.from_numpy(inputs[name]).to(device) for name in names if name in inputs}
-            result = network(**given)
+            result = call(network, given)
         tensors = result if isinstance(result, tuple) else (result,)
         return {name: tensor.cpu().numpy() for name, tensor in zip(outputs, tensors, strict=True)}
 

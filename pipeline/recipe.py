@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import yaml
@@ -14,15 +15,19 @@ from deploy.errors import Refused
 
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-tensorrt")
 PARAMS = Path("params.yaml")
+TEXT = (".txt", ".text", ".md")  # endings of a text that somebody brings
 
 
 @dataclass(frozen=True)
 class Network:
-    """``class_`` (written ``class:``) of ``models/<file>.py``, and its constructor's arguments."""
+    """``class_`` (written ``class:``) of ``models/<file>.py``, and its constructor's arguments.
+
+    A recipe that brings an ONNX file has no network of ``models/``: ``file`` is ``__init__``.
+    """
 
     file: str
-    class_: str
-    arguments: dict[str, Any]
+    class_: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,46 @@ class Training:
     rate: float  # Adam's
     patience: int  # epochs without a better loss on `select` before training stops
     seed: int
-    bf16: bool
-    channels_last: bool
+    bf16: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What was made of the raw input where brought weights were trained: ``(raw / divide_by - mean) / deviation``.
+
+    ``mean`` and ``deviation`` are one number, or one a channel (of a table: a column).
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    divide_by: float = 1.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found elsewhere: safetensors, or a state dict that ``torch.save`` wrote."""
+
+    weights: Path
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network that was trained and exported elsewhere: the ONNX file itself is the reference."""
+
+    onnx: Path
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True)
+class Own:
+    """Data that somebody brings: a folder of images by class, a ``.csv``, an ``.npz``, or a text file."""
+
+    path: Path
+    size: tuple[int, ...] | None = None  # of images, height and width: resized to cover it, and the centre cut out
+    label: str = "label"  # the column or array of labels
+    input: str | None = None  # the network's name for it; `image` for images, `features` for the columns of a CSV
 
 
 @dataclass(frozen=True)
@@ -43,7 +86,7 @@ class Budget:
     """``drop``: what may be lost, in the metric's unit. ``latency_ratio``: target -> deployed / trained, at most."""
 
     drop: float
-    latency_ratio: dict[str, float]
+    latency_ratio: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +96,7 @@ class Recipe:
     network: Network
     data: str
     task: str
-    train: Training
+    train: Training | Weights | Graph
     precisions: tuple[str, ...]
     floor: float
     budget: Budget
@@ -61,12 +104,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Project:
-    """``params.yaml``, whole."""
+    """``params.yaml``, whole. ``usual`` is what its recipes share by YAML's ``<<: *usual``."""
 
     root: Path
     build: Path
     datasets: tuple[str, ...]
     recipes: dict[str, Recipe]
+    own: dict[str, Own] = field(default_factory=dict)
+    usual: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self, name: str) -> Recipe:
         """The recipe called ``name``."""
@@ -97,24 +142,32 @@ def load_project(params: Path = PARAMS) -> Project:
 class _Once(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error: DVC takes it for one, in ten lines of its own."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
             line = node.start_mark.line + 1
             raise Refused(
                 f"params.yaml: the key {twice[0]!r} stands twice in the map that begins at line {line}; take one out"
             )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def typed(expected: Any, value: Any, where: str) -> Any:
-    """``value`` as ``expected``: a frozen dataclass, a container of such, or a plain type.
+    """``value`` as ``expected``: a frozen dataclass, a container of such, a plain type, or one of several.
+
+    Of several dataclasses it is the last one whose first field ``value`` has, else the first.
 
     ``where`` is the path of the value that an error names. A whole number passes as a ``float``, nothing else converts.
     """
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if dataclasses.is_dataclass(expected):
         return _dataclass(expected, value, where)
+    if origin is UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        chosen = [kind for kind in arguments if isinstance(value, dict) and _first(kind) in value]
+        return typed(chosen[-1] if chosen else arguments[0], value, where)
     if origin is dict:
         _expect(isinstance(value, dict), where, value, "a map")
         return {key: typed(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
@@ -145,6 +198,10 @@ def nearest(word: object, words: Iterable[str]) -> str:
     return (f"; did you mean {close[0]!r}?" if close else ".") + f" It may be: {', '.join(words)}"
 
 
+def _first(kind: Any) -> str | None:
+    return dataclasses.fields(kind)[0].name if dataclasses.is_dataclass(kind) else None
+
+
 _NAMES: dict[Any, str] = {str: "a word", int: "a whole number", bool: "true or false"}
 
 
@@ -154,8 +211,8 @@ def _dataclass(expected: Any, value: Any, where: str) -> Any:
     for key in value:
         if key not in fields:
             raise Refused(f"{where}: unknown key {key!r}{nearest(key, fields)}")
-    for key, field in fields.items():
-        if key not in value and field.default is dataclasses.MISSING:
+    for key, needed in fields.items():
+        if key not in value and needed.default is needed.default_factory is dataclasses.MISSING:
             raise Refused(f"{where}: {key!r} is missing. Expected: {', '.join(fields)}")
     hints = typing.get_type_hints(expected)
     return expected(

@@ -2,23 +2,25 @@
 
 import base64
 import csv
+import io
 import re
-import struct
-import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup, escape
+from PIL import Image
 
 from deploy.contract import load_arrays
 from deploy.files import read_json, write_bytes
 from deploy.tasks import load_task
 from pipeline import charts, stage
-from pipeline.recipe import Project, Recipe
+from pipeline.recipe import Graph, Project, Recipe, Weights
 from pipeline.verdicts import FAIL, INCONCLUSIVE, PASS
 
+PICTURE = 64  # pixels at most, of a side
 WRONG_SHOWN = 48  # items that somebody got wrong, a recipe
 
 
@@ -169,12 +171,12 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         for target, row in here.items()
         if row["drop_upper95"] is not None
     ]
-    timed = {f"trained (PyTorch eager, {on})": facts for on, facts in measurement["trained"]["latency"].items()}
+    own = "the ONNX file, onnxruntime" if isinstance(recipe.train, Graph) else "PyTorch eager"
+    timed = {f"trained ({own}, {on})": facts for on, facts in measurement["trained"]["latency"].items()}
     timed |= {target: measurement["targets"][target] for target in here}
     latencies = {target: facts["latency_s"] for target, facts in timed.items()}
-    drifts = {"trained (PyTorch eager, cpu)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
+    drifts = {f"trained ({own}, cpu)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
     drifts = {network: facts["drift"] for network, facts in drifts.items() if "drift" in facts}
-    kept = min(history, key=lambda row: row["select_loss"])["epoch"]
     quantized = read_json(project.build / "quantize" / name / "quantize.json")
     built = read_json(project.build / "engines" / name / "build.json")
     return {
@@ -189,7 +191,10 @@ def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any
         | {target: row["details"] for target, row in here.items()},
         "made": _made(quantized),
         "kept_float": _kept_float(quantized),
-        "training": charts.training(history, spread, metric.name, metric.unit, int(kept)),
+        "data": read_json(project.build / "prepare" / recipe.data / "data.json"),
+        "own": own,
+        "brought": {Weights: "weights", Graph: "graph"}.get(type(recipe.train), ""),
+        "training": charts.training(history, spread, metric.name, metric.unit) if history else "",
         "wrong": _wrong(project, recipe, measurement),
         "engines": {
             target: sum(file["bytes"] for file in entry["files"].values())
@@ -236,21 +241,21 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
     if {"image", "label"} <= set(test):
         truth = [str(classes[label]) for label in test["label"]]
         said = {t: [str(classes[p]) if p >= 0 else "nothing finite" for p in row] for t, row in said.items()}
-        shown = [{"image": png(image)} for image in test["image"]]
+        shown = partial(_picture_of, test["image"])
     elif {"source", "target"} <= set(test):
         truth, lines = _lines(test["target"]), _lines(test["source"])
         said = {t: [p if p is not None else "nothing finite" for p in row] for t, row in said.items()}
-        shown = [{"text": line} for line in lines]
+        shown = partial(_text_of, lines)
     else:  # a whole text has no one answer that is right or wrong
         return None
     answers = np.array(list(said.values()))  # (networks, n)
     wrong = np.flatnonzero((answers != np.array(truth)).any(axis=0))
     differ = (answers != answers[0]).any(axis=0)
-    order = sorted(wrong, key=lambda i: (not differ[i], i))
+    order = sorted(map(int, wrong), key=lambda i: (not differ[i], i))
     items = [
-        shown[i]
+        shown(i)
         | {
-            "index": int(i),
+            "index": i,
             "truth": truth[i],
             "trained": said["trained"][i],
             "others": {t: row[i] for t, row in said.items() if row[i] != said["trained"][i]},
@@ -260,22 +265,29 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
     return {"items": items, "all": len(order), "differ": int(differ.sum())}
 
 
+def _picture_of(images: np.ndarray, i: int) -> dict[str, Any]:
+    return {"image": picture(images[i])}
+
+
+def _text_of(lines: list[str], i: int) -> dict[str, Any]:
+    return {"text": lines[i]}
+
+
 def _lines(text: np.ndarray) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in text]
 
 
-def png(image: np.ndarray) -> str:
-    """A grey image ``(1, height, width)`` as a data URI, its largest value black, as ink on paper."""
-    grey = 255 - (255.0 * image[0] / max(1, image.max())).astype(np.uint8)
-    height, width = grey.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in grey)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(whole).decode()
+def picture(image: np.ndarray) -> str:
+    """An image ``(channels, height, width)`` as a data URI: a grey one as ink on paper, its largest value black."""
+    if len(image) == 3:
+        pixels = image.transpose(1, 2, 0)
+    else:
+        pixels = 255 - (255.0 * image[0] / max(1, image.max())).astype(np.uint8)
+    small = Image.fromarray(pixels)
+    small.thumbnail((PICTURE, PICTURE))
+    data = io.BytesIO()
+    small.save(data, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -18,15 +18,16 @@ from pipeline.report import not_measured, table
 
 BLOCKS = {
     kind: re.compile(rf"(<!-- {kind}: made by `make {kind}` -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
-    for kind in ("results", "bench")
+    for kind in ("results", "paper", "bench")
 }
 
 
 def results(project: Project) -> None:
-    """Write ``results/<host>.json`` and the README's block."""
+    """Write ``results/<host>.json`` (of another set ``results/<set>/<host>.json``) and the README's block."""
     host = read_json(project.build / "host.json")
+    folder = Path.cwd().resolve().relative_to(project.root.resolve())  # of the set: that of its params.yaml
     write_json(
-        project.root / "results" / f"{host['name']}.json",
+        project.root / "results" / folder / f"{host['name']}.json",
         {
             "commit": _commit(project.root),
             "host": host,
@@ -54,9 +55,12 @@ def keep_benchmark(root: Path, name: str, lines: str) -> None:
 
 
 def with_tables(readme: str, folder: Path) -> str:
-    """``readme`` with its blocks made anew from ``results/<host>.json`` and ``results/bench/<name>.json``."""
+    """``readme`` with its blocks made anew from ``results/``:
+    ``<host>.json``, ``paper/<host>.json``, ``bench/<name>.json``.
+    """
     made = {
         "results": "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json"))),
+        "paper": "\n".join(_block(read_json(path)) for path in sorted((folder / "paper").glob("*.json"))),
         "bench": "\n".join(_benchmark(read_json(path)) for path in sorted((folder / "bench").glob("*.json"))),
     }
     for kind, block in BLOCKS.items():

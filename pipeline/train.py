@@ -1,219 +1,120 @@
-"""Stage ``train@recipe``: find the weights, keep those of the best epoch on ``select``.
+"""Stage ``train@recipe``: find the weights, or take those, or the graph, that somebody brings."""
 
-Data that fit in memory are tensors sliced by index: no loader, no worker. Seeds are fixed; one thread count and one
-machine give the same weights, bit for bit, also when it was killed and run again: it goes on after the last epoch that
-it finished.
-"""
-
-import copy
 import csv
 import dataclasses
 import inspect
 import io
-import math
-from collections.abc import Callable
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes
 from deploy.tasks import load_task
+from models.scaled import Scaled
 from pipeline import losses, stage
 from pipeline.cache import close_cache, open_cache
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.network import build_network, input_names, open_network
-from pipeline.recipe import Project, Training
+from pipeline.intervals import units_least
+from pipeline.network import build_network, call, input_names, open_network
+from pipeline.onnx_file import take_graph
+from pipeline.recipe import Graph, Project, Recipe, Training
+from pipeline.supervised import fit
+from pipeline.weights import take_weights
 
-Loss = Callable[[Any, dict[str, Tensor]], Tensor]
+Examples = dict[str, dict[str, np.ndarray]]  # split -> arrays by name
 
 
 def train(project: Project, name: str) -> None:
-    """Write ``build/train/<name>/weights.safetensors`` and ``build/history/{loss,spread}/<name>.csv``."""
+    """Write ``build/train/<name>/`` and ``build/history/{loss,spread}/<name>.csv``.
+
+    The folder holds ``weights.safetensors``, or ``network.onnx`` where a graph was brought; nothing was learned then,
+    and a history is empty.
+    """
     recipe = project.recipe(name)
     data = project.build / "prepare" / recipe.data
-    examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
-    torch.manual_seed(recipe.train.seed)
     facts = read_json(data / "data.json")
-    network = build_network(recipe.network, facts)
-    _check_inputs(network, examples["train"], f"models/{recipe.network.file}.py: {recipe.network.class_}")
-    if fitting := _fitting(network):
-        raw = inspect.signature(fitting).parameters
-        fitting(**{key: torch.from_numpy(examples["train"][key]) for key in raw})
-    _check_forward(network, examples["train"], f"models/{recipe.network.file}.py: {recipe.network.class_}")
     task = load_task(recipe.task)
+    check_units(facts["splits"]["test"]["n"], task, recipe, name)
+    examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
+    folder = project.build / "train" / name
+    histories: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
+    if isinstance(recipe.train, Graph):
+        model = take_graph(recipe.train, task, facts, examples["select"])
+        write_bytes(folder / "network.onnx", model.SerializeToString())
+    else:
+        if isinstance(recipe.train, Training):
+            torch.manual_seed(recipe.train.seed)  # the first weights are drawn where the network is built
+        network = build_network(recipe.network, facts)
+        where = f"models/{recipe.network.file}.py: {recipe.network.class_}"
+        _check_inputs(network, examples["train"], where)
+        if isinstance(recipe.train, Training):
+            _fit_input(network, examples["train"])
+            _check_forward(network, examples["train"], where)
+            histories = _learn(project, name, recipe.train, network, examples)
+        else:
+            network.load_state_dict(take_weights(recipe.train, network))
+            _check_forward(network, examples["train"], where)
+        weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+        write_bytes(folder / "weights.safetensors", safetensors.torch.save(weights))
+    for kind, rows in zip(("loss", "spread"), histories, strict=True):
+        write_bytes(project.build / "history" / kind / f"{name}.csv", _csv(rows))
+
+
+def check_units(n: int, task: ModuleType, recipe: Recipe, name: str) -> None:
+    """Refuse a test split on which not even a copy that flips nothing can be proved to be within its budget.
+
+    A budget that is changed later trains nothing anew: then ``verify`` says how many units are missing.
+    """
     metric = task.metric
+    if not metric.right_or_wrong:
+        return
+    ends = [task.score(np.array([[share]])) for share in (0.0, 1.0)]
+    least = units_least(recipe.budget.drop / abs(ends[1] - ends[0]))
+    if n < least:
+        raise Refused(
+            f"{name}: {recipe.data} has {n:,} test units; a drop of {recipe.budget.drop:g} {metric.drop_unit} cannot "
+            f"be proved with fewer than {least:,}, not even of a copy that answers alike. Bring more test units, or "
+            f"raise the recipe's budget: drop."
+        )
+
+
+def _learn(
+    project: Project, name: str, training: Training, network: nn.Module, examples: Examples
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train ``network`` in place, from where a killed run left it; returns the histories of losses and of spreads."""
+    recipe = project.recipe(name)
+    task = load_task(recipe.task)
 
     def evaluate() -> dict[str, float]:
         answers = task.answer(open_network(network, task.outputs), examples["select"])
-        return {metric.name: task.score(task.observe(answers, examples["select"]))}
+        return {task.metric.name: task.score(task.observe(answers, examples["select"]))}
 
-    inputs: dict[str, Any] = {"network": dataclasses.asdict(recipe.network), "train": dataclasses.asdict(recipe.train)}
+    inputs: dict[str, Any] = {"network": dataclasses.asdict(recipe.network), "train": dataclasses.asdict(training)}
     inputs |= {"task": recipe.task, "threads": torch.get_num_threads()}
-    inputs |= {split: sha256(data / f"{split}.npz") for split in examples}
+    inputs |= {split: sha256(project.build / "prepare" / recipe.data / f"{split}.npz") for split in examples}
     cache = open_cache(project, "train", name, inputs)
-    losses_by_epoch, spread_by_epoch = fit(
-        network, getattr(losses, recipe.task), recipe.train, examples, evaluate, name, cache / "epoch.pt"
-    )
-    folder = project.build / "train" / name
-    write_bytes(
-        folder / "weights.safetensors",
-        safetensors.torch.save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}),
-    )
-    for kind, rows in (("loss", losses_by_epoch), ("spread", spread_by_epoch)):
-        write_bytes(project.build / "history" / kind / f"{name}.csv", _csv(rows))
+    histories = fit(network, getattr(losses, recipe.task), training, examples, evaluate, name, cache / "epoch.pt")
     close_cache(cache)
+    return histories
 
 
-def fit(
-    network: nn.Module,
-    loss: Loss,
-    training: Training,
-    examples: dict[str, dict[str, np.ndarray]],
-    evaluate: Callable[[], dict[str, float]],
-    name: str,
-    checkpoint: Path | None = None,
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Train ``network`` in place with Adam; it ends with the weights of the epoch of least loss on ``select``.
-
-    Args:
-        loss: of the network's output and a batch of examples.
-        examples: ``train`` and ``select``, arrays by name, first axis = item.
-        evaluate: metrics of the network as it stands, for the bar and the history.
-        checkpoint: where each epoch leaves all that the next one needs, and a killed run finds it.
-
-    Returns:
-        Two histories, a row an epoch: losses (nats) and metrics; and the spread of all weights and all biases.
-
-    Raises:
-        Refused: a loss that is not finite.
-    """
-    tensors = {split: {key: torch.from_numpy(a) for key, a in arrays.items()} for split, arrays in examples.items()}
-    optimiser = prepare(network, training)
-    shuffle = torch.Generator().manual_seed(training.seed)
-    best = copy.deepcopy(network.state_dict())
-    history: list[dict[str, float]] = []
-    spreads: list[dict[str, float]] = []
-    if checkpoint and (at := load_checkpoint(checkpoint)):
-        network.load_state_dict(at["network"])
-        optimiser.load_state_dict(at["optimiser"])
-        shuffle.set_state(at["shuffle"])
-        torch.set_rng_state(at["random"])
-        best, history, spreads = at["best"], at["history"], at["spreads"]
-        print(f"{name}: goes on after epoch {len(history) - 1}")
-    bar = tqdm(total=training.epochs, initial=len(history), desc=f"train {name}", unit="epoch", disable=None)
-    while len(history) < training.epochs and _waited(history) < training.patience:
-        epoch = len(history)
-        train_loss = train_epoch(
-            network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}"
-        )
-        network.eval()
-        with torch.inference_mode():
-            select_loss = float(loss(_forward(network, tensors["select"]), tensors["select"]))
-        _check_finite(select_loss, training, f"{name}, epoch {epoch}, on select")
-        metrics = evaluate()
-        history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics)
-        spreads.append({"epoch": epoch} | spread(network))
-        if _waited(history) == 0:
-            best = copy.deepcopy(network.state_dict())
-        if checkpoint:
-            save_checkpoint(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "shuffle": shuffle.get_state(),
-                    "random": torch.get_rng_state(),
-                    "best": best,
-                    "history": history,
-                    "spreads": spreads,
-                },
-            )
-        told = {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}
-        bar.set_postfix(told, refresh=False)
-        bar.update()
-    bar.close()
-    kept = _kept(history)
-    print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {value:.6g}' for key, value in kept.items())}")
-    network.load_state_dict(best)
-    network.eval()
-    return history, spreads
-
-
-def prepare(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Lay ``network`` out in memory as ``training`` says, and make its optimiser."""
-    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-    network.to(memory_format=memory_format)  # type: ignore[call-overload]
-    return torch.optim.Adam(network.parameters(), lr=training.rate, fused=True)
-
-
-def train_epoch(
-    network: nn.Module,
-    loss: Loss,
-    training: Training,
-    examples: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    shuffle: torch.Generator,
-    where: str,
-) -> float:
-    """One pass over ``examples`` in random order; returns the mean loss over items.
-
-    ``bf16`` computes the forward pass in bfloat16 where that is safe, and keeps weights and gradients in float32.
-    """
-    network.train()
-    items = len(next(iter(examples.values())))
-    total = torch.zeros(())
-    for index in torch.randperm(items, generator=shuffle).split(training.batch):
-        batch = {key: tensor[index] for key, tensor in examples.items()}
-        with torch.autocast("cpu", torch.bfloat16, enabled=training.bf16):
-            value = loss(_forward(network, batch, training.channels_last), batch)
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        total += value.detach() * len(index)
-    mean = float(total) / items
-    _check_finite(mean, training, where)
-    return mean
-
-
-def spread(network: nn.Module) -> dict[str, float]:
-    """Least, quartiles and greatest of all weights and of all biases."""
-    row = {}
-    for kind, parameters in {
-        "weights": [p for p in network.parameters() if p.ndim > 1],
-        "biases": [p for p in network.parameters() if p.ndim == 1],
-    }.items():
-        values = torch.cat([p.detach().flatten() for p in parameters]).numpy()
-        for label, value in zip(("min", "p25", "p50", "p75", "max"), np.quantile(values, (0, 0.25, 0.5, 0.75, 1))):
-            row[f"{kind}_{label}"] = float(value)
-    return row
-
-
-def _forward(network: nn.Module, batch: dict[str, Tensor], channels_last: bool = False) -> Any:
-    """What ``forward`` makes of a batch; a state is not in it, and so starts at zero."""
-    inputs = {key: batch[key] for key in input_names(network) if key in batch}
-    if channels_last:
-        inputs = {
-            key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for key, x in inputs.items()
-        }
-    return network(**inputs)
-
-
-def _fitting(network: nn.Module) -> Callable[..., None] | None:
+def _fit_input(network: nn.Module, raw: dict[str, np.ndarray]) -> None:
     """What a network learns from the raw training inputs before it is trained: scaling, an alphabet."""
-    fitting: Callable[..., None] | None = getattr(network, "fit", None)
-    return fitting
+    if isinstance(network, Scaled):
+        network.fit(torch.from_numpy(raw[input_names(network)[0]]))
+    elif fitting := getattr(network, "fit", None):
+        fitting(**{key: torch.from_numpy(raw[key]) for key in inspect.signature(fitting).parameters})
 
 
 def _check_inputs(network: nn.Module, examples: dict[str, np.ndarray], where: str) -> None:
     """Does the data set have what ``forward`` and ``fit`` cannot do without?"""
-    for name, function in (("forward", network.forward), ("fit", _fitting(network))):
+    own = network.network if isinstance(network, Scaled) else network
+    for name, function in (("forward", own.forward), ("fit", getattr(own, "fit", None))):
         for argument, facts in inspect.signature(function).parameters.items() if function else ():
             if argument not in examples and facts.default is inspect.Parameter.empty:
                 raise Refused(f"{where}: {name} asks for {argument!r}; the data set has {', '.join(examples)}")
@@ -225,33 +126,15 @@ def _check_forward(network: nn.Module, examples: dict[str, np.ndarray], where: s
     network.eval()
     try:
         with torch.inference_mode():
-            _forward(network, batch)
+            call(network, batch)
     except Exception as error:
         came = ", ".join(f"{key}: {list(batch[key].shape)}" for key in input_names(network) if key in batch)
         raise Refused(f"{where}: forward failed on {came}: {error}. Mend the sizes of its layers.") from error
 
 
-def _kept(history: list[dict[str, float]]) -> dict[str, float]:
-    """The first epoch of least loss on ``select``."""
-    return min(history, key=lambda row: row["select_loss"])
-
-
-def _waited(history: list[dict[str, float]]) -> int:
-    """Epochs since the one that is kept."""
-    return len(history) - 1 - int(_kept(history)["epoch"]) if history else 0
-
-
-def _check_finite(value: float, training: Training, where: str) -> None:
-    if not math.isfinite(value):
-        raise Refused(
-            f"{where}: the loss is {value}, expected a finite number. Lower `rate` (now {training.rate:g}) "
-            f"in params.yaml, or look for NaN in the data."
-        )
-
-
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0] if rows else ["epoch"], lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
     return text.getvalue().encode()

@@ -224,12 +224,13 @@ def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
     allowed = ERROR_RATIO * max(trained["error_max"], trained["rounding"])
     came = row["error_max"]
     facts = {"error_max": came, "error_allowed": allowed}
+    against = "float64" if trained["exact"] == "float64" else "float32 (there is no float64 of it)"
     if came is not None and came <= allowed:
-        return Judgement(PASS, f"largest error {came:.2g}, allowed {allowed:.2g}", facts)
+        return Judgement(PASS, f"largest error against {against} {came:.2g}, allowed {allowed:.2g}", facts)
     return Judgement(
         FAIL,
-        f"not the same network: largest error against float64 {came if came is None else format(came, '.3g')}, allowed "
-        f"{allowed:.2g} ({ERROR_RATIO} times the trained network's own)",
+        f"not the same network: largest error against {against} {came if came is None else format(came, '.3g')}, "
+        f"allowed {allowed:.2g} ({ERROR_RATIO} times the trained network's own)",
         facts,
     )
 

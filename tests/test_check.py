@@ -142,3 +142,73 @@ def test_a_constant_that_would_have_to_be_computed_is_refused(tmp_path: Path) ->
     assert _constant(tmp_path / "data.py", "NETWORK") == {"classes": 7}
     with pytest.raises(Refused, match=r"data\.py:2: SCALED is computed, a value written out was expected"):
         _constant(tmp_path / "data.py", "SCALED")
+
+
+OWN = {"mine": {"path": "pyproject.toml", "size": [8, 8]}}
+BROUGHT = {"network": {"file": "resnet", "class": "ResNet18"}, "data": "digits"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("own", {"mine": {"path": "absent"}}, "own: mine: path: absent: not there; a path is taken from the folder of params.yaml"),
+        ("own", {"digits": OWN["mine"]}, "own: digits: `datasets` has one of that name"),
+        ("own", {"My photos": OWN["mine"]}, "own: 'My photos' came, a name of small letters, digits and _ was expected"),
+        ("own", {"mine": OWN["mine"] | {"size": [8]}}, "own: mine: size: [8] came, [height, width] in pixels were expected"),
+        ("own", {"mine": OWN["mine"] | {"sise": 8}}, "own: mine: unknown key 'sise'; did you mean 'size'?"),
+        (f"{G}/train", {"weights": "absent.pt"}, "train: absent.pt: no such file; a path is taken from the folder of params.yaml"),
+        (f"{G}/train", {"onnx": "absent.onnx"}, "train: absent.onnx: no such file"),
+        (f"{G}/train", {"weights": "pyproject.toml", "epochs": 3}, "train: unknown key 'epochs'. It may be: scale, weights"),
+        (
+            f"{G}/train",
+            {"weights": "pyproject.toml", "scale": {"mean": [0], "deviation": [0.0]}},
+            "scale: divide_by and deviation: 0.0 came, a number above 0 was expected",
+        ),
+        (f"{G}/train", {"weights": "pyproject.toml", "scale": {"mean": 0.5, "deviation": [1]}}, "scale: mean: 0.5 (float) came, a list was expected"),
+        (f"{G}/network", {"file": "__init__"}, "network: file: no network file '__init__'"),
+    ],
+)  # fmt: skip
+def test_what_is_brought_is_checked_at_the_door(
+    tmp_path: Path, path: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(Refused) as refused:
+        checked(tmp_path, changed(path, value))
+    assert message in str(refused.value)
+
+
+def test_own_data_own_weights_and_an_own_graph_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = changed("own", OWN)
+    weights = {"weights": "pyproject.toml", "scale": {"divide_by": 255, "mean": [0.5], "deviation": [0.5]}}
+    usual = {"task": "classification", "precisions": ["fp32"], "floor": 50, "budget": {"drop": 1}}
+    params["recipes"]["a"] = usual | {
+        "network": {"file": "resnet", "class": "ResNet18"},
+        "data": "mine",
+        "train": weights,
+    }
+    params["recipes"]["b"] = usual | {
+        "network": {"file": "__init__"},
+        "data": "mine",
+        "train": {"onnx": "pyproject.toml"},
+    }
+    checked(tmp_path, params)
+
+
+def test_what_recipes_share_is_taken_over_and_a_key_that_stands_twice_is_still_found(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    text = (
+        (ROOT / "params.yaml")
+        .read_text()
+        .replace("root: .", f"root: {ROOT}")
+        .replace("build: build", f"build: {tmp_path}")
+    )
+    mine = "  mine:\n    <<: *usual\n    data: digits\n    network: {file: linear, class: SoftmaxRegression}\n    floor: 50\n"
+    train = "    train: {epochs: 1, batch: 1, rate: 1.0, patience: 1, seed: 1, bf16: false, channels_last: false}\n"
+    file.write_text(text + "\n" + mine + train)
+    project = load_project(file)
+    check(project)
+    assert project.recipe("mine").task == "classification" and project.recipe("mine").network.file == "linear"
+    file.write_text(text + "\n" + mine + train + "    floor: 60\n")
+    with pytest.raises(Refused, match="the key 'floor' stands twice in the map that begins at line"):
+        load_project(file)

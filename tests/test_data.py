@@ -1,6 +1,5 @@
-"""download and prepare"""
+"""prepare"""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from sklearn.datasets import load_digits
 from deploy.contract import load_arrays, pack_arrays
 from deploy.errors import Refused
 from deploy.files import read_json
-from pipeline import download as download_stage
 from pipeline.datasets import digits
 from pipeline.recipe import Project
 from pipeline.splits import split_by_class
@@ -40,20 +38,6 @@ def test_prepared_splits_are_disjoint_whole_and_hashed(project: Project) -> None
         fair = np.bincount(load_digits().target) * size / 1797
         assert np.abs(np.bincount(arrays["label"], minlength=10) - fair).max() < 2
     assert len(seen) == 1797
-
-
-def test_a_file_of_another_hash_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wrong = {"digits.csv.gz": digits.SOURCES["digits.csv.gz"] | {"sha256": "0" * 64}}
-    monkeypatch.setattr(digits, "SOURCES", wrong)
-    with pytest.raises(Refused, match=r"digits\.csv\.gz: SHA-256 09f6.*expected 0000.*Install the pinned one"):
-        download_stage.download(dataclasses.replace(project, build=tmp_path), "digits")
-    assert not (tmp_path / "download").exists()
-
-
-def test_a_missing_package_is_named(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(digits, "SOURCES", {"x": {"package": "no_such_package", "path": "x", "sha256": ""}})
-    with pytest.raises(Refused, match="no_such_package is not installed: pip install"):
-        download_stage.download(dataclasses.replace(project, build=tmp_path), "digits")
 
 
 @given(

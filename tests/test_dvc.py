@@ -65,6 +65,7 @@ TOY: dict[str, Any] = {
     "root": ".",
     "build": "build",
     "datasets": ["digits"],
+    "own": {},
     "recipes": {
         name: {
             "network": {"file": "linear", "class": "SoftmaxRegression", "arguments": {}},

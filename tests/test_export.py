@@ -20,7 +20,7 @@ OUTPUTS = ("logits",)
 
 
 def scaled(network: torch.nn.Module) -> Scaled:
-    built = Scaled(network)
+    built = Scaled(network, (1, 8, 8))
     built.fit(torch.from_numpy(EXAMPLES["image"]))
     return built.eval()
 
@@ -89,14 +89,14 @@ class Fixed(torch.nn.Module):
 def test_a_batch_that_is_baked_in_is_refused() -> None:
     with pytest.raises(Refused, match="Fixed cannot be exported"):
         to_onnx(Fixed(), EXAMPLES, OUTPUTS)
-    model = to_onnx(Scaled(SoftmaxRegression((1, 8, 8), 10)).eval(), EXAMPLES, OUTPUTS)
+    model = to_onnx(Scaled(SoftmaxRegression((1, 8, 8), 10), (1, 8, 8)).eval(), EXAMPLES, OUTPUTS)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     with pytest.raises(Refused, match="image: its axis 0 is fixed at 2, expected the free axis 'batch'"):
         check_graph(model, SoftmaxRegression((1, 8, 8), 10), EXAMPLES, OUTPUTS)
 
 
 def test_a_graph_that_does_not_run_at_another_batch_is_refused() -> None:
-    network = Scaled(SoftmaxRegression((1, 8, 8), 10)).eval()
+    network = Scaled(SoftmaxRegression((1, 8, 8), 10), (1, 8, 8)).eval()
     model = to_onnx(network, EXAMPLES, OUTPUTS)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.INT64:  # the shape that Reshape takes: (-1, 64) becomes (2, 64)
@@ -107,7 +107,7 @@ def test_a_graph_that_does_not_run_at_another_batch_is_refused() -> None:
 
 
 def test_a_graph_that_the_checker_refuses_is_refused_in_its_words() -> None:
-    network = Scaled(SoftmaxRegression((1, 8, 8), 10)).eval()
+    network = Scaled(SoftmaxRegression((1, 8, 8), 10), (1, 8, 8)).eval()
     model = to_onnx(network, EXAMPLES, OUTPUTS)
     model.graph.node[-1].input[0] = "nothing makes this"
     with pytest.raises(Refused, match="ONNX's checker refuses the exported graph: .*nothing makes this"):
@@ -115,6 +115,6 @@ def test_a_graph_that_the_checker_refuses_is_refused_in_its_words() -> None:
 
 
 def test_a_graph_of_other_weights_is_refused() -> None:
-    one, other = (Scaled(SoftmaxRegression((1, 8, 8), 10)).eval() for _ in range(2))
+    one, other = (Scaled(SoftmaxRegression((1, 8, 8), 10), (1, 8, 8)).eval() for _ in range(2))
     with pytest.raises(Refused, match="from the float64 network, expected at most"):
         check_graph(to_onnx(one, EXAMPLES, OUTPUTS), other, EXAMPLES, OUTPUTS)

@@ -4,8 +4,8 @@ from torch.nn import functional
 
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
-from models.resnet import Block, CifarResNet
-from models.scaled import Scaled
+from models.resnet import BasicBlock, Block, CifarResNet, ResNet18
+from models.scaled import PART, Scaled
 from models.sequence_classifier import RowLSTM
 
 SMALL = (1, 8, 8)
@@ -82,10 +82,21 @@ def test_first_layer_pads_as_tensorflows_same() -> None:
 
 
 def test_scaling_is_inside_the_network_and_its_weights() -> None:
-    network = Scaled(torch.nn.Identity())
-    network.fit(torch.tensor([2, 6], dtype=torch.uint8))  # mean 4, deviation 2
-    torch.testing.assert_close(network(torch.tensor([[8]], dtype=torch.uint8)), torch.tensor([[2.0]]))
+    network = Scaled(torch.nn.Identity(), (2,))
+    network.fit(torch.tensor([[2, 7], [6, 7]], dtype=torch.uint8))  # means 4 and 7; deviations 2 and none
+    torch.testing.assert_close(network(torch.tensor([[8, 9]], dtype=torch.uint8)), torch.tensor([[2.0, 2.0]]))
     assert {"mean", "deviation"} <= set(network.state_dict())
+
+
+def test_each_channel_has_its_own_scale_whatever_the_number_of_items() -> None:
+    raw = torch.randint(0, 256, (PART + 5, 3, 4, 2), dtype=torch.uint8)
+    network = Scaled(torch.nn.Identity(), (3, 4, 2))
+    network.fit(raw)
+    scaled = network(raw).double()
+    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        scaled.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5
+    )
 
 
 def test_a_block_whose_branch_gives_nothing_is_its_shortcut() -> None:
@@ -110,3 +121,18 @@ def test_the_reader_of_rows_is_pytorchs_own_cell_and_reads_any_number_of_rows() 
         for t in range(rows):
             state = cell(image[:, 0, t], state)
         torch.testing.assert_close(network(image), network.output(state[0]), rtol=0, atol=1e-12)
+
+
+def test_resnet18_halves_five_times_and_its_shortcuts_are_convolutions_where_the_size_changes() -> None:
+    """He et al., table 1: 112, 56, 28, 14, 7; option B of section 3.3."""
+    network, sizes = ResNet18((3, 224, 224), 1000).eval(), []
+    for part in (network.conv1, network.layer1, network.layer2, network.layer3, network.layer4):
+        part.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+    assert sizes == [(64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
+    same, other = BasicBlock(4, 4, 1).eval(), BasicBlock(4, 8, 2).eval()
+    x = torch.rand(2, 4, 6, 6)
+    for block, expected in ((same, x), (other, other.downsample[1](other.downsample[0](x)))):
+        torch.nn.init.zeros_(block.bn2.weight)
+        torch.testing.assert_close(block(x), functional.relu(expected))

@@ -48,10 +48,10 @@ def test_int8_graphs_are_of_the_form_that_each_runtime_takes(project: Project) -
 
 def test_weights_of_int8_are_stored_in_eight_bits(project: Project) -> None:
     for precision in ("int8-cpu", "int8-tensorrt"):
-        floats = [
-            a for a in initializers(quantized(project, precision)).values() if a.dtype == np.float32 and a.ndim > 1
-        ]
-        assert floats == []
+        tensors = initializers(quantized(project, precision)).values()
+        assert not [
+            a for a in tensors if a.dtype == np.float32 and a.ndim > 1 and a.size > 1
+        ]  # one number: the scaling
 
 
 def test_fp16_graph_computes_in_fp16_and_keeps_its_interface(project: Project) -> None:

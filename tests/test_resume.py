@@ -2,23 +2,26 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import NAME, ROOT
+from server import Request, serving
 
 from deploy.files import kept_json, read_json, sha256
 from deploy.measure import BLOCK, WARM_UP, _timed
-from pipeline import download as download_stage
 from pipeline.cache import open_cache
-from pipeline.datasets import digits
 from pipeline.recipe import Project
 
 MOST_KILLS = 8
@@ -116,27 +119,6 @@ def test_a_measuring_keeps_the_targets_and_the_rounds_it_has(project: Project, b
         assert min(row["latency_s"]) > 0
 
 
-def test_a_download_keeps_the_files_it_has(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two files, and the process ends after the first: the second run fetches the second alone."""
-    here = dataclasses.replace(project, build=tmp_path)
-    monkeypatch.setattr(digits, "SOURCES", dict.fromkeys(("a.gz", "b.gz"), digits.SOURCES["digits.csv.gz"]))
-    fetch, fetched = download_stage._bundled, []
-
-    def dying(source: dict) -> bytes:
-        fetched.append(source)
-        if len(fetched) == 2:
-            raise KeyboardInterrupt
-        return fetch(source)
-
-    monkeypatch.setattr(download_stage, "_bundled", dying)
-    with pytest.raises(KeyboardInterrupt):
-        download_stage.download(here, "digits")
-    assert not (tmp_path / "download").exists()
-    download_stage.download(here, "digits")
-    assert len(fetched) == 3
-    assert {path.name for path in (tmp_path / "download" / "digits").iterdir()} == {"a.gz", "b.gz"}
-
-
 def test_rounds_that_were_kept_are_not_timed_again_and_the_rest_is_warmed(tmp_path: Path) -> None:
     calls = []
     requests = {"t": [lambda: calls.append(1)]}
@@ -148,18 +130,79 @@ def test_rounds_that_were_kept_are_not_timed_again_and_the_rest_is_warmed(tmp_pa
     assert len(calls) == WARM_UP + BLOCK
 
 
-def test_a_download_that_is_killed_leaves_a_whole_file_or_none(project: Project, broken_off: Path) -> None:
-    raw = broken_off / "build" / "download" / "digits" / "digits.csv.gz"
-    command = [sys.executable, "-m", "pipeline.download", "digits"]
-    for delay in (0.02, 0.1, 0.2, 0.3, 0.4):
-        process = subprocess.Popen(command, cwd=broken_off, stdout=subprocess.DEVNULL)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-        assert not raw.exists() or sha256(raw) == sha256(project.build / "download" / "digits" / raw.name)
-    subprocess.run(command, cwd=broken_off, check=True, stdout=subprocess.DEVNULL)
-    assert sha256(raw) == sha256(project.build / "download" / "digits" / raw.name)
-    assert not kept(broken_off)
+def test_a_download_that_is_killed_fetches_nothing_twice(broken_off: Path) -> None:
+    """Each run asks a slow server for what the killed ones had not kept, and for no byte before."""
+    size = 200_000
+    files = {f"{letter}.bin": np.random.default_rng(ord(letter)).bytes(size) for letter in "abcdefgh"}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    cache = broken_off / "build" / ".cache" / "download@digits"
+    killed, may_end = threading.Event(), threading.Event()
+
+    def slowly(request: Request) -> None:
+        name, begin = request.path[1:], request.begin or 0
+        while name == "h.bin" and not killed.is_set() and not may_end.wait(0.005):
+            pass  # so that every kill falls in its midst
+        with contextlib.suppress(ConnectionError):
+            if begin:
+                request.head(206, Content_Length=size - begin, Content_Range=f"bytes {begin}-{size - 1}/{size}")
+            else:
+                request.head(200, Content_Length=size)
+            for at in range(begin, size, 20_000):
+                request.send(files[name][at : at + 20_000])
+                time.sleep(0.004)
+
+    def came() -> dict[str, int]:
+        """Name -> bytes of it that lie in the cache."""
+        sizes = {}
+        for name, digest in digests.items():
+            for path in (cache / f"{digest}.part", cache / digest):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes[name] = path.stat().st_size
+        return sizes
+
+    with serving(slowly) as server:
+        sources = {name: {"urls": [f"{server.root}/{name}"], "sha256": digests[name], "bytes": size} for name in files}
+        code = (
+            "from pipeline.datasets import digits; from pipeline.download import download;"
+            "from pipeline.recipe import load_project;"
+            f"digits.SOURCES, digits.MIRROR = {sources!r}, 'digits'; download(load_project(), 'digits')"
+        )
+        command = [sys.executable, "-c", code]
+        environment = {key: value for key, value in os.environ.items() if key != "PLUMBLINE_MIRROR"}
+        environment |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+        moment, threads = random.Random(0).uniform, threading.active_count()
+        before: dict[str, int] = {}
+        kills = 0
+        while kills < MOST_KILLS and len(before) < 7:
+            process = subprocess.Popen(command, cwd=broken_off, env=environment)
+            while process.poll() is None and came() == before:
+                time.sleep(0.001)
+            time.sleep(moment(0.0, 0.1))
+            process.kill()
+            process.wait()
+            assert process.returncode == -signal.SIGKILL
+            kills += 1
+            killed.set()
+            while threading.active_count() > threads:  # the server hears last of what was asked
+                time.sleep(0.001)
+            killed.clear()
+            asked, server.asked = server.asked, []
+            assert asked == rest(files, before)[: len(asked)]
+            after = came()
+            assert all(after[name] >= kept for name, kept in before.items())
+            before = after
+        assert kills >= 2
+        may_end.set()
+        subprocess.run(command, cwd=broken_off, env=environment, check=True, stdout=subprocess.DEVNULL)
+        assert server.asked == rest(files, before)
+    folder = broken_off / "build" / "download" / "digits"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert not cache.exists()
+
+
+def rest(files: dict[str, bytes], came: dict[str, int]) -> list[tuple[str, int | None]]:
+    """The requests, path and first byte, that bring what has not come."""
+    return [(f"/{name}", came.get(name)) for name, data in files.items() if came.get(name, 0) < len(data)]
 
 
 def test_other_inputs_have_another_cache_and_the_old_one_goes(project: Project, tmp_path: Path) -> None:

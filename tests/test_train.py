@@ -12,11 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
-from deploy.files import read_json
+from deploy.files import read_json, sha256
+from deploy.tasks import classification, language_model
 from pipeline import losses
+from pipeline.host import host
 from pipeline.network import build_network, load_network
-from pipeline.recipe import Network, Project, Training
-from pipeline.train import _check_forward, _check_inputs, fit, spread, train
+from pipeline.recipe import Budget, Graph, Network, Project, Training, Weights
+from pipeline.supervised import PART, _mean_loss, fit, spread
+from pipeline.train import _check_forward, _check_inputs, check_units, train
 
 LINEAR = Network("linear", "SoftmaxRegression", {})
 DATA = {"network": {"shape": [1, 8, 8], "classes": 10}, "scaled": True}
@@ -106,6 +109,7 @@ def test_the_stage_writes_weights_and_a_history_for_plots(project: Project) -> N
     assert listed == {"loss": list(loss[0])[1:3], "spread": list(spreads[0])[1:]}
     weights = load_file(folder / "weights.safetensors")
     image = load_arrays(project.build / "prepare" / "digits" / "train.npz")["image"]
+    assert weights["mean"].shape == (1, 1, 1)
     assert float(weights["mean"]) == pytest.approx(image.mean())
     assert float(weights["deviation"]) == pytest.approx(image.std())
 
@@ -170,3 +174,59 @@ def test_a_layer_of_a_wrong_size_is_told_before_training(examples: dict) -> None
         _check_forward(Wrong(60, 10), examples["train"], "models/wrong.py: Wrong")
     with pytest.raises(Refused, match="forward asks for 'input'; the data set has image, label"):
         _check_inputs(torch.nn.Linear(64, 10), examples["train"], "models/wrong.py: Wrong")
+
+
+def test_too_few_test_units_for_the_budget_are_told_before_training(project: Project) -> None:
+    recipe = dataclasses.replace(project.recipe(NAME), budget=Budget(1.0))
+    with pytest.raises(
+        Refused,
+        match=r"mine: digits has 300 test units; a drop of 1 points cannot be proved with fewer than 301, not even of a "
+        r"copy that answers alike\. Bring more test units, or raise the recipe's budget: drop\.",
+    ):
+        check_units(300, classification, recipe, "mine")
+    check_units(301, classification, recipe, "mine")
+    check_units(3, language_model, recipe, "mine")  # bits have no such number
+
+
+def brought(project: Project, folder: Path, given: Weights | Graph) -> Project:
+    (folder / "prepare").symlink_to(project.build / "prepare")
+    recipe = dataclasses.replace(project.recipe(NAME), train=given)
+    return dataclasses.replace(project, build=folder, recipes={NAME: recipe})
+
+
+def test_weights_that_are_brought_are_the_networks_and_no_history_is_made_up(project: Project, tmp_path: Path) -> None:
+    right = project.build / "train" / NAME / "weights.safetensors"
+    mine = brought(project, tmp_path, Weights(right))
+    train(mine, NAME)
+    came, expected = load_file(tmp_path / "train" / NAME / "weights.safetensors"), load_file(right)
+    assert came.keys() == expected.keys() and all(torch.equal(came[key], expected[key]) for key in came)
+    assert open_csv(mine, "loss").read() == open_csv(mine, "spread").read() == "epoch\n"
+
+
+def test_a_bad_file_loses_nothing_that_was_made(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    mine = brought(project, tmp_path, Weights(tmp_path / "cut.safetensors"))
+    (tmp_path / "train" / NAME).mkdir(parents=True)
+    (tmp_path / "train" / NAME / "weights.safetensors").write_bytes(b"made earlier")
+    with pytest.raises(Refused, match="cut.safetensors: damaged"):
+        train(mine, NAME)
+    assert (tmp_path / "train" / NAME / "weights.safetensors").read_bytes() == b"made earlier"
+
+
+def test_the_hash_of_what_is_brought_is_written_for_dvc_to_see(project: Project, tmp_path: Path) -> None:
+    mine = brought(project, tmp_path, Weights(tmp_path / "mine.pt"))
+    host(mine)
+    assert read_json(tmp_path / "brought" / f"{NAME}.json") == {"sha256": None}
+    (tmp_path / "mine.pt").write_bytes(b"1")
+    host(mine)
+    assert read_json(tmp_path / "brought" / f"{NAME}.json") == {"sha256": sha256(tmp_path / "mine.pt")}
+    assert read_json(project.build / "brought" / f"{NAME}.json") == {"sha256": None}
+
+
+def test_the_loss_on_select_is_the_mean_over_items_whatever_the_parts(examples: dict) -> None:
+    network = build_network(LINEAR, DATA).eval()
+    tensors = {key: torch.from_numpy(array) for key, array in examples["train"].items()}
+    assert len(tensors["image"]) > PART
+    with torch.inference_mode():
+        whole = float(losses.classification(network(tensors["image"]), tensors))
+        assert _mean_loss(network, losses.classification, tensors) == pytest.approx(whole, rel=1e-6)

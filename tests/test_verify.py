@@ -44,6 +44,7 @@ def measurement(targets: dict[str, dict[str, Any]], **trained: Any) -> dict[str,
         "statistics": statistics([0, 1, 2]),
         "error_max": 1e-6,
         "rounding": 1e-7,
+        "exact": "float64",
         "latency": {"cpu": {"latency_s": [1e-3 + 1e-6 * (i % 5) for i in range(700)], "alone_s": 0.9e-3}},
     }
     return {
@@ -125,6 +126,12 @@ def test_an_fp32_graph_is_held_to_ten_times_the_trained_networks_own_error(error
 def test_a_trained_network_without_error_is_granted_the_rounding_of_float32() -> None:
     assert verdict(row(error_max=5e-7), error_max=0.0)["verdict"] == PASS
     assert verdict(row(error_max=2e-6), error_max=0.0)["verdict"] == FAIL
+
+
+def test_errors_say_what_they_are_against() -> None:
+    assert "largest error against float64 1.1e-05, allowed 1e-05" in verdict(row(error_max=11e-6))["reason"]
+    told = verdict(row(error_max=11e-6), exact="float32")["reason"]
+    assert "largest error against float32 (there is no float64 of it) 1.1e-05" in told
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(0.9, PASS), (1.0, INCONCLUSIVE), (1.1, FAIL)])
