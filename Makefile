@@ -8,14 +8,14 @@ EXTRAS := dev,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test results bench
+.PHONY: repro paper test results paper-results bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
 	dvc repro
 
 paper: $(VENV)/installed
-	cd paper && python -m pipeline.check && dvc repro && python -m pipeline.results
+	cd paper && python -m pipeline.check && dvc repro
 
 test: $(VENV)/installed
 	ruff check
@@ -25,6 +25,9 @@ test: $(VENV)/installed
 
 results: repro
 	python -m pipeline.results
+
+paper-results: paper
+	cd paper && python -m pipeline.results
 
 bench: $(VENV)/installed
 	python -m benchmarks.training

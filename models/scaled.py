@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-PART = 1024  # items whose deviation is summed at a time, so that float64 copies stay small
+PART = 1 << 23  # numbers that are summed at a time, so that copies in float64 stay below 100 MB
 
 
 class Scaled(nn.Module):
@@ -29,8 +29,9 @@ class Scaled(nn.Module):
         """Set both, in the raw input's unit, from the training split and no other; what is constant is not divided."""
         rest = (0, *range(2, raw.ndim))
         each = raw.numel() // raw.shape[1]
-        mean = torch.stack([part.double().sum(rest, keepdim=True) for part in raw.split(PART)]).sum(0) / each
-        squares = [((part.double() - mean) ** 2).sum(rest, keepdim=True) for part in raw.split(PART)]
+        parts = raw.split(max(1, PART // raw[0].numel()))
+        mean = torch.stack([part.double().sum(rest, keepdim=True) for part in parts]).sum(0) / each
+        squares = [((part.double() - mean) ** 2).sum(rest, keepdim=True) for part in parts]
         deviation = (torch.stack(squares).sum(0) / each).sqrt()
         self.mean.copy_(mean[0])
         self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0)[0])

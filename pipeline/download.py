@@ -40,6 +40,9 @@ def download(project: Project, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file, source in missing.items():
             write_bytes(folder / file, (cache / source["sha256"]).read_bytes())
+        for path in folder.rglob("*"):
+            if path.is_file() and path.relative_to(folder).as_posix() not in dataset.SOURCES:
+                path.unlink()  # what an earlier version of the data set had
         shutil.rmtree(cache, ignore_errors=True)  # before another process that waits begins to fill it
     size = sum((folder / file).stat().st_size for file in dataset.SOURCES)
     print(f"{name}: {len(dataset.SOURCES)} file(s), {size / 1e6:,.1f} MB, licence {dataset.LICENCE}")

@@ -3,10 +3,13 @@
 Runs every time; what is unchanged re-runs nothing after it.
 """
 
+import hashlib
+from pathlib import Path
+
 from deploy.files import sha256, write_json
 from deploy.host import describe
 from pipeline import stage
-from pipeline.recipe import Graph, Project, Weights
+from pipeline.recipe import Graph, Project, Recipe, Weights
 
 
 def host(project: Project) -> None:
@@ -17,10 +20,18 @@ def host(project: Project) -> None:
     """
     write_json(project.build / "host.json", describe())
     for name, recipe in project.recipes.items():
-        brought = {Weights: "weights", Graph: "onnx"}.get(type(recipe.train))
-        path = getattr(recipe.train, brought) if brought else None
-        digest = sha256(path) if path and path.is_file() else None
+        hashes = [sha256(path) for path in _brought(recipe) if path.is_file()]
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
         write_json(project.build / "brought" / f"{name}.json", {"sha256": digest})
+
+
+def _brought(recipe: Recipe) -> list[Path]:
+    """The files that a recipe brings; of a graph also those that hold its weights beside it."""
+    if isinstance(recipe.train, Graph):
+        from pipeline.onnx_file import files  # loads onnx, for which few recipes have a use and this always runs
+
+        return files(recipe.train.onnx)
+    return [recipe.train.weights] if isinstance(recipe.train, Weights) else []
 
 
 if __name__ == "__main__":

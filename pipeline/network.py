@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,9 @@ def load_network(network: Network, data: dict[str, Any], weights: Path) -> nn.Mo
 
 def misfits(expected: dict[str, Tensor], came: dict[str, Tensor]) -> list[str]:
     """Each tensor that is missing, unknown, of another shape or type, or not finite."""
-    wrong = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in came]
-    wrong += [f"{name}: unknown, came {list(t.shape)}" for name, t in came.items() if name not in expected]
+    missing = [f"{name}: missing, expected {list(t.shape)}" for name, t in expected.items() if name not in came]
+    unknown = [f"{name}: unknown, came {list(t.shape)}" for name, t in came.items() if name not in expected]
+    wrong = [line for pair in zip_longest(missing, unknown) for line in pair if line]  # both seen, where few are told
     wrong += [
         f"{name}: came {_form(came[name])}, expected {_form(t)}"
         for name, t in expected.items()

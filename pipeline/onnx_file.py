@@ -4,6 +4,7 @@ What it computes is not touched. Before it come, as far as they are needed, a ca
 with, and the order of axes that it wants.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,8 @@ from pipeline.recipe import Graph, Scale
 from pipeline.splits import TRUTHS
 
 OLDEST = 13  # the first opset in which a channel's weights can have a scale of their own, which int8 needs
-RAW = "raw"  # before the names of what is put in front
+RAW = "raw_"  # before the names of what is put in front
+Step = tuple[str, list[np.ndarray], dict[str, Any]]  # an operator, its constants, its attributes
 TOLERANCE = 10  # times float32's rounding: an answer in company may differ so much from the same answer alone
 
 
@@ -34,28 +36,63 @@ def take_graph(
         examples: some of the data, first axis = item.
 
     Raises:
-        Refused: no such file, or damaged; an operator, an opset or an IR version that is not supported; a task of
-            several graphs; inputs or outputs that are not the data set's and the task's; a batch that is not free.
+        Refused: no such file, empty, or damaged; an operator, an opset, an IR version or a floating type that is not
+            supported; a task of several graphs; inputs or outputs that are not the data set's and the task's; a batch
+            that is not free.
     """
     where = f"train: onnx: {given.onnx}"
     if list(task.outputs) != ["network"]:
         raise Refused(f"{where}: the task runs {len(task.outputs)} graphs ({', '.join(task.outputs)}); one came")
     model = _read(given.onnx, where)
     _check_operators(model, where)
-    [source], outputs = _inputs(model, where), task.outputs["network"]
+    _check_floats(model, where)
+    source, outputs = _input(model, where), task.outputs["network"]
     raw = [name for name in examples if name not in TRUTHS]
     if len(raw) != 1:
         raise Refused(f"{where}: the data set has the inputs {', '.join(raw)}; one was expected for a graph of one")
     if len(model.graph.output) != len(outputs):
         came = ", ".join(output.name for output in model.graph.output)
         raise Refused(f"{where}: its outputs are {came}; the task expects {len(outputs)}: {', '.join(outputs)}")
-    for tensor, name in zip(list(model.graph.output), outputs, strict=True):
-        _rename(model.graph, tensor.name, name)
-    _put_in_front(model, source, raw[0], examples[raw[0]], given.scale, where)
+    steps = _steps(source, raw[0], examples[raw[0]], given.scale, where)
+    _free_names(model, [raw[0], *outputs])
+    _rename(model, {tensor.name: name for tensor, name in zip(model.graph.output, outputs, strict=True)})
+    _put_in_front(model, source, raw[0], examples[raw[0]], steps)
+    _name_nodes(model)
     _free_batch(model)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     _check_answers(model, raw[0], examples[raw[0]], len(facts["classes"]), where)
     return model
+
+
+def files(path: Path) -> list[Path]:
+    """The ONNX file and the files of external data that it names, there or not: what its weights depend on.
+
+    Of a file that cannot be read, itself alone: ``take_graph`` says why.
+
+    Raises:
+        Refused: it names a file outside of its folder.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's, or the system's
+        return [path]
+    tensors = [tensor for holder in (model.graph, *model.functions) for _, tensor in _tensors(holder)]
+    entries = [entry for tensor in tensors for entry in tensor.external_data if entry.key == "location"]
+    folder = path.parent
+    for entry in entries:
+        if not (folder / entry.value).resolve().is_relative_to(folder.resolve()):
+            raise Refused(
+                f"train: onnx: {path}: it has weights in {entry.value}, outside of its folder. Export it again, with "
+                f"its external data beside it."
+            )
+    return [path, *sorted({folder / entry.value for entry in entries})]
+
+
+def told(model: onnx.ModelProto) -> str:
+    """Its opset, IR version and operators, for people."""
+    [opset] = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    kinds = sorted({node.op_type for node in model.graph.node})
+    return f"opset {opset}, IR version {model.ir_version}, {len(model.graph.node)} nodes ({', '.join(kinds)})"
 
 
 def _read(path: Path, where: str) -> onnx.ModelProto:
@@ -64,7 +101,12 @@ def _read(path: Path, where: str) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's, or a missing file of external data
-        raise Refused(f"{where}: damaged, or no ONNX file ({str(error).splitlines()[0]}). Export it again.") from None
+        [reason, *_] = str(error).splitlines() or [type(error).__name__]
+        raise Refused(f"{where}: damaged, or no ONNX file ({reason}). Export it again.") from None
+    if not model.graph.node:
+        raise Refused(
+            f"{where}: {path.stat().st_size} bytes without a node came, a network was expected. Export it again."
+        )
     if model.ir_version > onnx.IR_VERSION:
         raise Refused(
             f"{where}: IR version {model.ir_version} came, onnx {onnx.__version__} reads up to {onnx.IR_VERSION}. "
@@ -84,7 +126,7 @@ def _check_operators(model: onnx.ModelProto, where: str) -> None:
             f"{where}: opset {opset} came, {OLDEST} to {newest} were expected. Convert it: "
             f"onnx.version_converter.convert_version(model, 18)."
         )
-    kinds = sorted({(node.domain, node.op_type) for node in model.graph.node})
+    kinds = sorted({(node.domain, node.op_type) for graph in _graphs(model.graph) for node in graph.node})
     unknown = [f"{domain or 'ai.onnx'}.{kind}" for domain, kind in kinds if not _known(kind, opset, domain)]
     if unknown:
         raise Refused(
@@ -93,8 +135,19 @@ def _check_operators(model: onnx.ModelProto, where: str) -> None:
         )
     if quantized := [kind for _, kind in kinds if "quantize" in kind.lower() or "Integer" in kind]:
         raise Refused(f"{where}: it is quantized already ({', '.join(quantized)}). Bring the float32 graph.")
-    if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
-        raise Refused(f"{where}: its weights are of 16 bits. Bring the float32 graph: fp16 is made, and judged, here.")
+
+
+def _check_floats(model: onnx.ModelProto, where: str) -> None:
+    """Weights, constants and inputs: those of another width than float32 would be judged as what they are not."""
+    kinds = [(tensor.name, tensor.type.tensor_type.elem_type) for tensor in model.graph.input]
+    kinds += [(name, tensor.data_type) for name, tensor in _tensors(model.graph)]
+    for name, kind in kinds:
+        told = TensorProto.DataType.Name(kind)
+        if kind != TensorProto.FLOAT and ("FLOAT" in told or kind == TensorProto.DOUBLE):
+            raise Refused(
+                f"{where}: {name} is of {told.lower()}, float (32 bits) was expected. Bring the float32 graph: fp16 is "
+                f"made, and judged, here."
+            )
 
 
 def _known(kind: str, opset: int, domain: str) -> bool:
@@ -106,62 +159,101 @@ def _known(kind: str, opset: int, domain: str) -> bool:
         return False
 
 
-def _inputs(model: onnx.ModelProto, where: str) -> list[onnx.ValueInfoProto]:
-    given = {tensor.name for tensor in model.graph.initializer}
-    inputs = [tensor for tensor in model.graph.input if tensor.name not in given]
-    if len(inputs) != 1:
-        told = ", ".join(tensor.name for tensor in inputs) or "none"
+def _graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """``graph`` and those within it: branches and the bodies of loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, TensorProto]]:
+    """Weights and constants by name, also of the graphs within."""
+    for inner in _graphs(graph):
+        if isinstance(inner, onnx.GraphProto):
+            yield from ((tensor.name, tensor) for tensor in inner.initializer)
+        for node in inner.node:
+            yield from ((node.output[0], attribute.t) for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _input(model: onnx.ModelProto, where: str) -> onnx.ValueInfoProto:
+    """The one input; weights that are listed as inputs too, as old exporters do, are so no longer."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for tensor in list(model.graph.input):
+        if tensor.name in weights:
+            model.graph.input.remove(tensor)
+    model.ir_version = max(model.ir_version, 4)  # the first that lets a weight be no input
+    if len(model.graph.input) != 1:
+        told = ", ".join(tensor.name for tensor in model.graph.input) or "none"
         raise Refused(f"{where}: its inputs are {told}; a graph with one input was expected")
-    return inputs
+    return model.graph.input[0]
 
 
-def _put_in_front(
-    model: onnx.ModelProto, source: onnx.ValueInfoProto, name: str, raw: np.ndarray, scale: Scale | None, where: str
-) -> None:
-    """Let the graph begin at ``name``, the raw input, and come to ``source`` by a cast, a scale, an order of axes."""
-    wanted = [axis.dim_value for axis in source.type.tensor_type.shape.dim][1:]
-    shape, order = list(raw.shape[1:]), _order(wanted, list(raw.shape[1:]))
-    if order is None:
-        told = [axis or "free" for axis in wanted]
+def _steps(source: onnx.ValueInfoProto, name: str, raw: np.ndarray, scale: Scale | None, where: str) -> list[Step]:
+    """What makes ``source`` of ``raw``: a cast, a scale, an order of axes, as far as they are needed."""
+    shape, dtype = list(raw.shape[1:]), source.type.tensor_type.elem_type
+    order = _order(source, name, shape, where)
+    if scale and dtype != TensorProto.FLOAT:
         raise Refused(
-            f"{where}: its input {source.name} is {told} an item, the data set's {name} is {shape}: neither as it is, "
-            f"nor with the channels last, nor flat. Mend the data set's size, or export with another."
+            f"{where}: scale: its input {source.name} is of {TensorProto.DataType.Name(dtype).lower()}; a scale needs "
+            f"a floating input. Leave `scale` out, if the file scales within, or export it with a float32 input."
         )
-    dtype = source.type.tensor_type.elem_type
-    begun = onnx.helper.np_dtype_to_tensor_dtype(raw.dtype)
-    steps: list[tuple[str, list[np.ndarray], dict[str, Any]]] = []
-    if begun != dtype:
+    steps: list[Step] = []
+    if helper.np_dtype_to_tensor_dtype(raw.dtype) != dtype:
         steps.append(("Cast", [], {"to": dtype}))
     for kind, value in _scaling(scale, shape, where) if scale else ():
-        steps.append((kind, [value.astype(helper.tensor_dtype_to_np_dtype(dtype))], {}))
+        steps.append((kind, [value], {}))
     if order == "last":
         steps.append(("Transpose", [], {"perm": [0, *range(2, raw.ndim), 1]}))
     elif order == "flat":
         steps.append(("Flatten", [], {}))
-    graph, before = model.graph, source.name
-    _rename(graph, before, name if not steps else f"{RAW}_{len(steps)}")
-    nodes = []
+    return steps
+
+
+def _put_in_front(
+    model: onnx.ModelProto, source: onnx.ValueInfoProto, name: str, raw: np.ndarray, steps: list[Step]
+) -> None:
+    """Let the graph begin at ``name``, the raw input, and come to ``source`` by ``steps``."""
+    graph, nodes = model.graph, []
+    _rename(model, {source.name: f"{RAW}{len(steps)}" if steps else name})
     for i, (kind, constants, attributes) in enumerate(steps):
-        inputs = [name if i == 0 else f"{RAW}_{i}"]
+        inputs = [name if i == 0 else f"{RAW}{i}"]
         for constant in constants:
-            inputs.append(f"{RAW}_{i}_{kind}")
+            inputs.append(f"{RAW}{i}_{kind}")
             graph.initializer.append(numpy_helper.from_array(constant, inputs[-1]))
-        nodes.append(helper.make_node(kind, inputs, [f"{RAW}_{i + 1}"], f"{RAW}_{kind}_{i}", **attributes))
+        nodes.append(helper.make_node(kind, inputs, [f"{RAW}{i + 1}"], f"{RAW}{kind}_{i}", **attributes))
     nodes += list(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
-    source.CopyFrom(helper.make_tensor_value_info(name, begun, ["batch", *shape]))
+    begun = helper.np_dtype_to_tensor_dtype(raw.dtype)
+    source.CopyFrom(helper.make_tensor_value_info(name, begun, ["batch", *raw.shape[1:]]))
 
 
-def _order(wanted: list[int], shape: list[int]) -> str | None:
-    """How ``shape`` becomes ``wanted``, in which 0 is a free axis: "same", "last" (channels), "flat", or not at all."""
+def _order(source: onnx.ValueInfoProto, name: str, shape: list[int], where: str) -> str:
+    """How an item of ``shape`` becomes what ``source`` wants: "same", "last" (the channels), or "flat"."""
+    wanted = [axis.dim_value for axis in source.type.tensor_type.shape.dim][1:]
 
     def fits(came: list[int]) -> bool:
         return len(wanted) == len(came) and all(axis in (0, size) for axis, size in zip(wanted, came, strict=True))
 
     flat = [int(np.prod(shape))]
     ways = {"same": shape, "last": [*shape[1:], *shape[:1]], "flat": flat}
-    return next((way for way, came in ways.items() if fits(came)), None)
+    order = next((way for way, came in ways.items() if fits(came)), None)
+    told = (
+        f"{where}: its input {source.name} is {[axis or 'free' for axis in wanted]} an item, the data set's {name} is"
+    )
+    if order is None:
+        raise Refused(
+            f"{told} {shape}: neither as it is, nor with the channels last, nor flat. Mend the data set's size, or "
+            f"export with another."
+        )
+    if order == "flat" and len(shape) > 1 and shape[0] > 1:
+        raise Refused(
+            f"{told} {shape}, of {shape[0]} channels: Keras flattens with the channels last, PyTorch with them first, "
+            f"and nothing tells which. Export it with the flattening within."
+        )
+    return order
 
 
 def _scaling(scale: Scale, shape: list[int], where: str) -> list[tuple[str, np.ndarray]]:
@@ -172,16 +264,44 @@ def _scaling(scale: Scale, shape: list[int], where: str) -> list[tuple[str, np.n
     return [("Sub", mean.numpy()), ("Div", deviation.numpy())]
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Call a tensor otherwise, everywhere; where another one has that name already, that one gives way."""
-    if old == new:
-        return
-    names = {new: f"{new}_of_the_file", old: new}
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for tensor in [*graph.input, *graph.output, *graph.initializer, *graph.value_info]:
-        tensor.name = names.get(tensor.name, tensor.name)
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Call tensors otherwise, everywhere: a branch or a loop's body reads those about it by name."""
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        for tensor in _named(graph):
+            tensor.name = names.get(tensor.name, tensor.name)
+
+
+def _named(graph: Any) -> list[Any]:
+    return [*graph.input, *graph.output, *graph.initializer, *graph.value_info]
+
+
+def _free_names(model: onnx.ModelProto, wanted: list[str]) -> None:
+    """Let the file's own tensors of the names that are to be given, ``wanted`` and ``RAW``'s, give way."""
+    graphs = list(_graphs(model.graph))
+    taken = {name for graph in graphs for node in graph.node for name in [*node.input, *node.output]}
+    taken |= {tensor.name for graph in graphs for tensor in _named(graph)} | set(wanted)
+    clashes = sorted(name for name in taken if name in wanted or name.startswith(RAW))
+    _rename(model, {name: _fresh(name, taken) for name in clashes})
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, by which the quantizer tells them apart; one that is so already stays."""
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    taken, seen = {node.name for node in nodes}, {""}
+    for i, node in enumerate(nodes):
+        if node.name in seen:
+            node.name = _fresh(f"{node.op_type}_{i}", taken)
+        seen.add(node.name)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"{name}_2"
+    taken.add(name)
+    return name
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -203,6 +323,7 @@ def _check_answers(model: onnx.ModelProto, name: str, raw: np.ndarray, classes: 
         alone = [run({name: raw[i : i + 1]}) for i in range(3)]
     except Refused as error:
         raise Refused(f"{where}: {error}") from None
+    _check_shapes(alone[0], classes, where)
     try:
         together = run({name: raw[:3]})
     except Refused as error:
@@ -214,6 +335,16 @@ def _check_answers(model: onnx.ModelProto, name: str, raw: np.ndarray, classes: 
     allowed = TOLERANCE * rounding(apart)
     if any(apart[key].shape != together[key].shape for key in apart) or error_max(together, apart) > allowed:
         raise Refused(f"{where}: an item is answered otherwise in company than alone: the items of a batch are mixed")
-    for key, array in together.items():
-        if array.ndim == 2 and classes and array.shape[1] != classes:
+
+
+def _check_shapes(answers: dict[str, np.ndarray], classes: int, where: str) -> None:
+    """One item's answers: a number a class, where the data have classes."""
+    for key, array in answers.items():
+        if classes and array.ndim == 2 and array.shape[1] != classes:
             raise Refused(f"{where}: {array.shape[1]} {key} came, the data set has {classes} classes")
+        if array.ndim == 0 or len(array) != 1 or (classes and array.ndim != 2):
+            expected = f"(1, {classes})" if classes else "1 as the first axis"
+            raise Refused(
+                f"{where}: {key} of rank {array.ndim} and shape {array.shape} came for one item, {expected} was "
+                f"expected. Export it with an answer for each item of the batch."
+            )

@@ -5,6 +5,7 @@ and ``test``, or a column or array ``split``. What is missing is made, every cla
 """
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def own(project: Project, name: str) -> None:
     """Write ``{train,calib,select,test}.npz`` and ``data.json`` into ``build/prepare/<name>/``.
 
     Raises:
-        Refused: nothing of that name or path; what its reader refuses; the same input under two labels or in two given
-            splits; too few items of a class. What stood there is untouched.
+        Refused: nothing of that name or path; what its reader refuses; the same input in two given splits or, but in a
+            table, under two labels; too few items of a class. What stood there is untouched.
     """
     if name not in project.own:
         raise Refused(f"{PARAMS}: own: no {name!r}{nearest(name, project.own)}")
@@ -44,11 +45,11 @@ def own(project: Project, name: str) -> None:
     if kind == "text":
         expect_memory(path, path.stat().st_size, "Bring less text.")
         splits = prepare_text(path.read_bytes(), str(path))
-        facts: dict[str, Any] = {"classes": [], "network": {}, "scaled": False}
+        facts: dict[str, Any] = {"classes": [], "network": {}, "scaled": False, "splits_given": False}
         told = []
     else:
         items = _read(kind, said)
-        kept = _once(path, items)
+        kept, dropped = _once(path, items)
         _check_classes(path, items, kept)
         index = _split(items, kept)
         splits = {
@@ -56,8 +57,7 @@ def own(project: Project, name: str) -> None:
             for split, rows in index.items()
         }
         facts = _facts(items)
-        copies = len(items.label) - len(kept)
-        told = [*items.told, *([f"dropped {copies:,} exact copies"] if copies else [])]
+        told = [*items.told, *dropped]
         told.append(f"{len(items.classes)} classes: {', '.join(items.classes[:CLASSES_TOLD])}")
         told[-1] += ", …" if len(items.classes) > CLASSES_TOLD else ""
     write_splits(project, name, splits, {"licence": "your own"} | facts)
@@ -103,26 +103,36 @@ def _read(kind: str, said: Own) -> Items:
     return read_arrays(said.path, said.label)
 
 
-def _once(path: Path, items: Items) -> np.ndarray:
-    """Indices of the items, of exact copies the first.
+def _once(path: Path, items: Items) -> tuple[np.ndarray, list[str]]:
+    """Of the items with equal inputs one: the first; in a table the first of the commonest label.
+
+    In a table, whose inputs have one axis an item, a few coarse columns say the same of unlike things: that two labels
+    stand for one input is its nature there, and a fault elsewhere.
+
+    Returns:
+        Indices of the items that stay, and a sentence on those that do not, if there are any.
 
     Raises:
-        Refused: the same input under two labels, or in two given splits.
+        Refused: the same input in two given splits or, but in a table, under two labels.
     """
-    first: dict[bytes, int] = {}
-    kept, torn, leaked = [], [], []
     arrays = list(items.inputs.values())
+    table = all(array.ndim == 2 for array in arrays)
+    equal: dict[bytes, list[int]] = {}
     for i in range(len(items.label)):
         digest = hashlib.sha256(b"".join(array[i].tobytes() for array in arrays)).digest()
-        j = first.setdefault(digest, i)
-        if i == j:
-            kept.append(i)
-            continue
-        same = f"{_told(items, j)} and {_told(items, i)} (SHA-256 {digest.hex()[:12]}…)"
-        if items.label[i] != items.label[j]:
-            torn.append(same)
-        elif items.split is not None and items.split[i] != items.split[j]:
-            leaked.append(same)
+        equal.setdefault(digest, []).append(i)
+    kept, torn, leaked, contradicted = [], list[str](), list[str](), 0
+    for digest, rows in equal.items():
+        labels = items.label[rows].tolist()
+        ((commonest, count),) = Counter(labels).most_common(1)  # of equally common ones the first
+        kept.append(rows[labels.index(commonest)])
+        contradicted += len(rows) - count
+        for i in rows[1:]:
+            same = f"{_told(items, rows[0])} and {_told(items, i)} (SHA-256 {digest.hex()[:12]}…)"
+            if not table and items.label[i] != labels[0]:
+                torn.append(same)
+            elif items.split is not None and items.split[i] != items.split[rows[0]]:
+                leaked.append(same)
     if torn:
         raise Refused(
             f"{path}: {len(torn):,} times the same input under two labels, one was expected: {several(torn)}. "
@@ -133,7 +143,11 @@ def _once(path: Path, items: Items) -> np.ndarray:
             f"{path}: {len(leaked):,} times the same input in two splits, one was expected: {several(leaked)}. What "
             f"was learnt proves nothing in another split: take one of each out."
         )
-    return np.array(kept)
+    copies = len(items.label) - len(kept)
+    dropped = [f"dropped {copies:,} exact copies"] if copies else []
+    if contradicted:
+        dropped[0] += f" of inputs, {contradicted:,} of them under another label than the commonest, which stays"
+    return np.array(kept), dropped
 
 
 def _told(items: Items, i: int) -> str:
@@ -188,14 +202,15 @@ def _part(label: np.ndarray, rows: np.ndarray, sizes: dict[str, int]) -> dict[st
 
 
 def _facts(items: Items) -> dict[str, Any]:
-    """What a network is given, and whether its input is scaled: if it is the only one, and no indices."""
+    """What a network is given, whether its input is scaled (if it is the only one, and no indices), who made splits."""
     network: dict[str, Any] = {"classes": len(items.classes)}
     scaled = False
     if len(items.inputs) == 1:
         (array,) = items.inputs.values()
         network = {"shape": list(array.shape[1:])} | network
         scaled = array.dtype != np.int64
-    return {"classes": list(items.classes), "network": network, "scaled": scaled}
+    splits_given = items.split is not None
+    return {"classes": list(items.classes), "network": network, "scaled": scaled, "splits_given": splits_given}
 
 
 if __name__ == "__main__":

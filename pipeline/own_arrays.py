@@ -18,8 +18,8 @@ def read_arrays(path: Path, label: str) -> Items:
         label: the array of labels ``(n,)``, words or whole numbers.
 
     Returns:
-        Inputs ``(n, ...)``: uint8 and float32 as they came, other whole numbers of more than 16 bits as int64, all else
-        as float32.
+        Inputs ``(n, ...)``: uint8 and float32 as they came, whole numbers of 0 to 255 in three axes or more an item, an
+        image's, as uint8, other whole numbers of more than 16 bits as int64, all else as float32.
 
     Raises:
         Refused: no ``.npz`` of plain arrays, no such array, arrays of several lengths or of no numbers, a value that is
@@ -98,6 +98,8 @@ def _input(path: Path, name: str, array: np.ndarray) -> np.ndarray:
         )
     if array.dtype == np.uint8:
         return array
+    if array.dtype.kind in "iu" and array.ndim > 3 and array.min() >= 0 and array.max() <= 255:
+        return array.astype(np.uint8)  # an image of what numpy makes of a list, to be scaled like any other
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2:  # indices, say, of words; not all of them fit float32
         if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
             raise Refused(f"{path}: {name!r} holds {array.max()}, more than an int64 does. Make the numbers smaller.")

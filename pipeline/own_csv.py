@@ -30,7 +30,7 @@ def read_csv(path: Path, label: str, name: str) -> Items:
 
     Raises:
         Refused: no such column, columns without a name, rows of another length, a cell that is no finite number, a
-            missing label, no UTF-8; lines and columns are named.
+            missing label, a column that numbers the rows, no UTF-8; lines and columns are named.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -87,6 +87,7 @@ def _read(path: Path, file: TextIO, label: str, name: str) -> Items:
         raise Refused(f"{path}: no row below the header, at least some of each class were expected.")
     classes, index = index_classes(_labels(path, labels, label))
     features = np.frombuffer(values, np.float32).reshape(len(lines), len(columns))
+    _check_no_numbering(path, [header[i] for i in columns], features)
     given_splits = np.array(splits) if splits else None
     return Items({name: features}, index, classes, given_splits, lambda i: f"line {lines[i]}", ())
 
@@ -107,6 +108,21 @@ def _check_header(path: Path, header: list[str], label: str) -> None:
         raise Refused(f"{path}: {header.count(twice[0])} columns {twice[0]!r}, one was expected. Rename or remove one.")
     if set(header) <= {label, "split"}:
         raise Refused(f"{path}: no column beside {' and '.join(header)}, at least one of numbers was expected.")
+
+
+def _check_no_numbering(path: Path, columns: list[str], features: np.ndarray) -> None:
+    """No column of ``features`` ``(n, columns)`` is so many consecutive whole numbers, in whatever order.
+
+    In a sorted table it gives the class away, and it makes equal rows unlike: no copy would be found.
+    """
+    for column, values in zip(columns, features.T, strict=True):
+        ordered = np.sort(values.astype(np.float64))  # in which no difference overflows
+        if len(ordered) > 1 and ordered[0] % 1 == 0 and np.all(np.diff(ordered) == 1):
+            raise Refused(
+                f"{path}: the column {column!r} numbers the rows, {ordered[0]:.0f} to {ordered[-1]:.0f}, features were "
+                f"expected: a row's number tells what no new item will, and hides rows that are equal. Take it out "
+                f"(pandas leaves its own out with `to_csv(index=False)`)."
+            )
 
 
 def _labels(path: Path, words: list[str], label: str) -> np.ndarray:

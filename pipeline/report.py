@@ -238,7 +238,7 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
     test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
     said = {"trained": measurement["trained"]["predicted"]}
     said |= {t: row["predicted"] for t, row in measurement["targets"].items() if "predicted" in row}
-    if {"image", "label"} <= set(test):
+    if {"image", "label"} <= set(test) and test["image"].ndim == 4 and test["image"].shape[1] in (1, 3):
         truth = [str(classes[label]) for label in test["label"]]
         said = {t: [str(classes[p]) if p >= 0 else "nothing finite" for p in row] for t, row in said.items()}
         shown = partial(_picture_of, test["image"])
@@ -246,7 +246,7 @@ def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dic
         truth, lines = _lines(test["target"]), _lines(test["source"])
         said = {t: [p if p is not None else "nothing finite" for p in row] for t, row in said.items()}
         shown = partial(_text_of, lines)
-    else:  # a whole text has no one answer that is right or wrong
+    else:  # there is nothing to look at in mere numbers, and a whole text has no one answer that is right or wrong
         return None
     answers = np.array(list(said.values()))  # (networks, n)
     wrong = np.flatnonzero((answers != np.array(truth)).any(axis=0))
@@ -278,7 +278,13 @@ def _lines(text: np.ndarray) -> list[str]:
 
 
 def picture(image: np.ndarray) -> str:
-    """An image ``(channels, height, width)`` as a data URI: a grey one as ink on paper, its largest value black."""
+    """An image ``(1 or 3, height, width)`` as a data URI: a grey one as ink on paper, its largest value black.
+
+    Of numbers that are no uint8 the image's least becomes 0 and its greatest 255.
+    """
+    if image.dtype != np.uint8:
+        above = image.astype(np.float64) - float(image.min())
+        image = np.rint(255 * (above / (above.max() or 1))).astype(np.uint8)
     if len(image) == 3:
         pixels = image.transpose(1, 2, 0)
     else:

@@ -18,7 +18,7 @@ from pipeline.report import not_measured, table
 
 BLOCKS = {
     kind: re.compile(rf"(<!-- {kind}: made by `make {kind}` -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
-    for kind in ("results", "paper", "bench")
+    for kind in ("results", "paper-results", "bench")
 }
 
 
@@ -60,7 +60,7 @@ def with_tables(readme: str, folder: Path) -> str:
     """
     made = {
         "results": "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json"))),
-        "paper": "\n".join(_block(read_json(path)) for path in sorted((folder / "paper").glob("*.json"))),
+        "paper-results": "\n".join(_block(read_json(path)) for path in sorted((folder / "paper").glob("*.json"))),
         "bench": "\n".join(_benchmark(read_json(path)) for path in sorted((folder / "bench").glob("*.json"))),
     }
     for kind, block in BLOCKS.items():

@@ -19,9 +19,9 @@ from deploy.tasks import load_task
 from models.scaled import Scaled
 from pipeline import losses, stage
 from pipeline.cache import close_cache, open_cache
-from pipeline.intervals import units_least
+from pipeline.intervals import BOOTSTRAP_LEAST, units_least
 from pipeline.network import build_network, call, input_names, open_network
-from pipeline.onnx_file import take_graph
+from pipeline.onnx_file import take_graph, told
 from pipeline.recipe import Graph, Project, Recipe, Training
 from pipeline.supervised import fit
 from pipeline.weights import take_weights
@@ -41,11 +41,17 @@ def train(project: Project, name: str) -> None:
     task = load_task(recipe.task)
     check_units(facts["splits"]["test"]["n"], task, recipe, name)
     examples = {split: load_arrays(data / f"{split}.npz") for split in ("train", "select")}
+    if missing := [array for array in task.needs if array not in examples["train"]]:
+        raise Refused(
+            f"{name}: the task {recipe.task} needs {missing[0]!r}; the data set {recipe.data} has "
+            f"{', '.join(examples['train'])}. Name another `task:`, or other `data:`."
+        )
     folder = project.build / "train" / name
     histories: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
     if isinstance(recipe.train, Graph):
         model = take_graph(recipe.train, task, facts, examples["select"])
         write_bytes(folder / "network.onnx", model.SerializeToString())
+        print(f"{name}: {recipe.train.onnx}: {told(model)}")
     else:
         if isinstance(recipe.train, Training):
             torch.manual_seed(recipe.train.seed)  # the first weights are drawn where the network is built
@@ -58,6 +64,7 @@ def train(project: Project, name: str) -> None:
             histories = _learn(project, name, recipe.train, network, examples)
         else:
             network.load_state_dict(take_weights(recipe.train, network))
+            print(f"{name}: {recipe.train.weights}: {sum(p.numel() for p in network.parameters()):,} parameters taken")
             _check_forward(network, examples["train"], where)
         weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
         write_bytes(folder / "weights.safetensors", safetensors.torch.save(weights))
@@ -66,20 +73,19 @@ def train(project: Project, name: str) -> None:
 
 
 def check_units(n: int, task: ModuleType, recipe: Recipe, name: str) -> None:
-    """Refuse a test split on which not even a copy that flips nothing can be proved to be within its budget.
+    """Refuse a test split on which not even a copy that answers alike can be proved to be within its budget.
 
     A budget that is changed later trains nothing anew: then ``verify`` says how many units are missing.
     """
-    metric = task.metric
-    if not metric.right_or_wrong:
-        return
-    ends = [task.score(np.array([[share]])) for share in (0.0, 1.0)]
-    least = units_least(recipe.budget.drop / abs(ends[1] - ends[0]))
+    metric, least, ways = task.metric, BOOTSTRAP_LEAST, "Bring more test units."
+    if metric.right_or_wrong:
+        ends = [task.score(np.array([[share]])) for share in (0.0, 1.0)]
+        least = units_least(recipe.budget.drop / abs(ends[1] - ends[0]))
+        ways = "Bring more test units, or raise the recipe's budget: drop."
     if n < least:
         raise Refused(
             f"{name}: {recipe.data} has {n:,} test units; a drop of {recipe.budget.drop:g} {metric.drop_unit} cannot "
-            f"be proved with fewer than {least:,}, not even of a copy that answers alike. Bring more test units, or "
-            f"raise the recipe's budget: drop."
+            f"be proved with fewer than {least:,}, not even of a copy that answers alike. {ways}"
         )
 
 
@@ -128,7 +134,9 @@ def _check_forward(network: nn.Module, examples: dict[str, np.ndarray], where: s
         with torch.inference_mode():
             call(network, batch)
     except Exception as error:
-        came = ", ".join(f"{key}: {list(batch[key].shape)}" for key in input_names(network) if key in batch)
+        came = ", ".join(
+            f"{key}: {list(batch[key].shape)} {examples[key].dtype}" for key in input_names(network) if key in batch
+        )
         raise Refused(f"{where}: forward failed on {came}: {error}. Mend the sizes of its layers.") from error
 
 

@@ -207,11 +207,11 @@ def _corpus_bounds(
     def drop(index: np.ndarray) -> float:
         return metric.drop(task.score(before[index]), task.score(after[index]))
 
-    bounds = intervals.bootstrap_drop(drop, n) if changed else None
+    bounds = intervals.bootstrap_drop(drop, n) if changed and n >= intervals.BOOTSTRAP_LEAST else None
     if bounds:
         return bounds, "BCa bootstrap over units"
     if metric.lowest is None or metric.highest is None:
-        return None, "too few units differ for a bootstrap, and the metric itself is unbounded"
+        return None, "too few units, or too few that differ, for a bootstrap, and the metric itself is unbounded"
     # The range is the worst effect where every unit weighs alike; a unit that weighs more shows when it is left out.
     whole, keep = task.score(before), ~np.eye(n, dtype=bool)
     influence = max(abs(whole - task.score(before[keep[i]])) for i in range(n)) if n > 1 else 0.0

@@ -16,7 +16,7 @@ from pipeline.network import misfits
 from pipeline.recipe import Scale, Weights
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep it within a checkpoint
-PARALLEL = "module."  # what DataParallel puts before each name
+PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before each name
 MOST_TOLD = 20
 
 
@@ -42,6 +42,8 @@ def take_weights(given: Weights, network: nn.Module) -> dict[str, Tensor]:
         expected = own.state_dict()
     elif given.scale is not None:
         raise Refused(f"{where}: scale came, but these weights, or the data set's input, need none. Take it out.")
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
+    tensors = counters | tensors  # PyTorch before 0.4.1 did not save them, and an answer does not depend on them
     if wrong := misfits(expected, tensors):
         told = "".join(f"\n  {tensor}" for tensor in wrong[:MOST_TOLD])
         more = f"\n  and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
@@ -76,9 +78,10 @@ def _read(given: Weights) -> dict[str, Tensor]:
         found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # what safetensors, pickle or zipfile raised
         kept = "" if isinstance(error, SafetensorError) else " If it holds a whole model, that is code, and is not run:"
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise Refused(
-            f"train: weights: {path}: damaged, or no state dict ({str(error).splitlines()[0]}).{kept} save the weights "
-            f"alone, with torch.save(model.state_dict(), PATH) or safetensors."
+            f"train: weights: {path}: damaged, or no state dict ({why}).{kept} save the weights alone, with "
+            f"torch.save(model.state_dict(), PATH) or safetensors."
         ) from None
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
@@ -88,6 +91,7 @@ def _read(given: Weights) -> dict[str, Tensor]:
             f"a dict with {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) else type(found).__name__
         )
         raise Refused(f"train: weights: {path}: {came} came, a state dict of tensors was expected")
-    if all(name.startswith(PARALLEL) for name in found):
-        found = {name.removeprefix(PARALLEL): tensor for name, tensor in found.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}

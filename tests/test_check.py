@@ -203,7 +203,7 @@ def test_what_recipes_share_is_taken_over_and_a_key_that_stands_twice_is_still_f
         .replace("root: .", f"root: {ROOT}")
         .replace("build: build", f"build: {tmp_path}")
     )
-    mine = "  mine:\n    <<: *usual\n    data: digits\n    network: {file: linear, class: SoftmaxRegression}\n    floor: 50\n"
+    mine = "  mine:\n    <<: *usual\n    data: digits\n    network: {file: linear, class: SoftmaxRegression}\n    floor: 50\n    budget: {drop: 1}\n"
     train = "    train: {epochs: 1, batch: 1, rate: 1.0, patience: 1, seed: 1, bf16: false, channels_last: false}\n"
     file.write_text(text + "\n" + mine + train)
     project = load_project(file)

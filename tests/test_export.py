@@ -1,18 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import NAME
+from onnx import TensorProto, helper, numpy_helper
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, sha256
 from deploy.numeric import error_max
 from deploy.runtimes import open_onnxruntime
+from deploy.tasks import classification
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
 from models.scaled import Scaled
-from pipeline.export import check_graph, to_onnx
+from pipeline.export import _opened, check_graph, to_onnx
 from pipeline.network import open_pytorch
 from pipeline.recipe import Project
 
@@ -118,3 +122,42 @@ def test_a_graph_of_other_weights_is_refused() -> None:
     one, other = (Scaled(SoftmaxRegression((1, 8, 8), 10), (1, 8, 8)).eval() for _ in range(2))
     with pytest.raises(Refused, match="from the float64 network, expected at most"):
         check_graph(to_onnx(one, EXAMPLES, OUTPUTS), other, EXAMPLES, OUTPUTS)
+
+
+def with_grid_sample(tmp_path: Path) -> onnx.ModelProto:
+    """A dense layer behind a GridSample, which ONNX's evaluator computes in float32."""
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.linspace(-0.9, 0.9, 8), np.linspace(-0.9, 0.9, 8)), -1)[None].astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Shape", ["image"], ["n"], end=1),
+        helper.make_node("Concat", ["n", "ones"], ["often"], axis=0),
+        helper.make_node("Expand", ["grid", "often"], ["grids"]),
+        helper.make_node("GridSample", ["float", "grids"], ["sampled"]),
+        helper.make_node("Flatten", ["sampled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        [
+            numpy_helper.from_array(grid, "grid"),
+            numpy_helper.from_array(np.array([1, 1, 1]), "ones"),
+            numpy_helper.from_array(random.normal(size=(64, 10)).astype(np.float32), "weight"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_where_there_is_no_float64_two_ways_of_computing_the_file_are_held_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = with_grid_sample(tmp_path)
+    few = {"image": np.random.default_rng(1).integers(0, 17, (4, 1, 8, 8)).astype(np.uint8), "label": np.zeros(4, int)}
+    runs = _opened(model, classification, few, "mine")
+    assert "mine: no float64 of the file (float64: GridSample: " in capsys.readouterr().out
+    answers = {dtype: classification.answer(of_dtype, few)["logits"] for dtype, of_dtype in runs.items()}
+    assert answers["float64"].dtype == answers["float32"].dtype == np.float32
+    np.testing.assert_allclose(answers["float64"], answers["float32"], rtol=0, atol=1e-3)

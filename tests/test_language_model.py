@@ -35,7 +35,7 @@ from pipeline.verify import judge
 
 NAME = "gru"
 LAYERS, UNITS = 3, 24
-FILES = {"train": 300, "calib": 6, "select": 10, "test": 40}
+FILES = {"train": 300, "calib": 6, "select": 10, "test": 60}
 STEPS = 1_500  # the recipe's 10,000 take PyTorch a while
 
 

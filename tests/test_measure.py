@@ -12,7 +12,6 @@ from deploy.host import describe
 from deploy.measure import measure
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import Target, targets
-from deploy.tasks import classification
 from pipeline.measure import measure as measure_stage
 from pipeline.recipe import Project
 
@@ -134,18 +133,20 @@ def test_the_host_is_described_alike_twice_and_carries_its_instruction_set() -> 
     assert set(first["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_a_target_that_fails_when_it_is_timed_does_not_take_the_others_with_it(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, asked = classification.requests, []
+def test_a_target_that_fails_at_batch_1_does_not_take_the_others_with_it(bundle: Bundle) -> None:
+    real = cpu(bundle, "fp32")
 
-    def requests(runs: dict, examples: dict) -> object:
-        asked.append(runs)
-        if len(asked) == 1:
-            raise Refused("out of memory at batch 1")
-        return real(runs, examples)
+    def only_batches() -> dict:
+        run = real.open()["network"]
 
-    monkeypatch.setattr(classification, "requests", requests)
-    rows = measure(bundle, [cpu(bundle, "fp32"), cpu(bundle, "fp16")], {"name": "here"})["targets"]
+        def answer(inputs: dict) -> dict:
+            if len(inputs["image"]) == 1:
+                raise Refused("out of memory at batch 1")
+            return run(inputs)
+
+        return {"network": answer}
+
+    broken = dataclasses.replace(real, open=only_batches)
+    rows = measure(bundle, [broken, cpu(bundle, "fp16")], {"name": "here"})["targets"]
     assert rows["fp32"]["failed"] == "out of memory at batch 1" and "statistics" not in rows["fp32"]
     assert rows["fp16"]["latency_s"]

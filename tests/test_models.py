@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models import scaled
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
 from models.resnet import BasicBlock, Block, CifarResNet, ResNet18
-from models.scaled import PART, Scaled
+from models.scaled import Scaled
 from models.sequence_classifier import RowLSTM
 
 SMALL = (1, 8, 8)
@@ -88,14 +89,15 @@ def test_scaling_is_inside_the_network_and_its_weights() -> None:
     assert {"mean", "deviation"} <= set(network.state_dict())
 
 
-def test_each_channel_has_its_own_scale_whatever_the_number_of_items() -> None:
-    raw = torch.randint(0, 256, (PART + 5, 3, 4, 2), dtype=torch.uint8)
+def test_each_channel_has_its_own_scale_whatever_the_number_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaled, "PART", 100)
+    raw = torch.randint(0, 256, (33, 3, 4, 2), dtype=torch.uint8)
     network = Scaled(torch.nn.Identity(), (3, 4, 2))
     network.fit(raw)
-    scaled = network(raw).double()
-    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-5)
+    after = network(raw).double()
+    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        scaled.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5
+        after.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5
     )
 
 

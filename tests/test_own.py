@@ -156,7 +156,8 @@ def test_splits_have_the_declared_sizes_and_are_the_same_every_time(bring: Bring
 def test_data_json_is_what_prepare_writes_of_a_data_set(bring: Bring, tmp_path: Path, project: Project) -> None:
     bring(photos(tmp_path / "p", {"dog": 8, "cat": 9}))
     came, oracle = facts(tmp_path), read_json(project.build / "prepare" / "digits" / "data.json")
-    assert list(came) == list(oracle)
+    assert [key for key in came if key != "splits_given"] == list(oracle)
+    assert came["splits_given"] is False
     assert came["name"] == "mine"
     assert came["licence"] == "your own"
     assert came["classes"] == ["cat", "dog"]
@@ -327,6 +328,7 @@ def test_given_folders_are_kept(bring: Bring, tmp_path: Path) -> None:
         "select": 5,
         "test": 5,
     }
+    assert facts(tmp_path)["splits_given"] is True
     assert np.bincount(came["test"]["label"]).tolist() == [4, 1]
     assert {i.tobytes() for i in came["test"]["image"]} == {
         noise(200 + i).transpose(2, 0, 1).tobytes() for i in range(5)
@@ -627,14 +629,98 @@ def test_wrong_tables_are_refused(bring: Bring, tmp_path: Path, data: bytes, mes
         bring(tmp_path / "a.csv")
 
 
-def test_rows_in_two_given_splits_or_of_two_labels_are_told_by_line(bring: Bring, tmp_path: Path) -> None:
+def test_rows_in_two_given_splits_are_told_by_line_whatever_their_labels(bring: Bring, tmp_path: Path) -> None:
     lines = rows({"a": 8, "b": 8})
-    with pytest.raises(Refused, match=r"under two labels.*line 2 \(a\) and line 18 \(b\)"):
-        bring(table(tmp_path / "a.csv", [*lines, [*lines[1][:2], "b"]]))
     given = ["split", *["train", "train", "train", "test"] * 4]
     both = [[*line, split] for line, split in zip(lines, given)]
     with pytest.raises(Refused, match=r"in two splits.*line 2 of train \(a\) and line 18 of test \(a\)"):
         bring(table(tmp_path / "a.csv", [*both, [*lines[1], "test"]]))
+    with pytest.raises(Refused, match=r"in two splits.*line 2 of train \(a\) and line 18 of test \(b\)"):
+        bring(table(tmp_path / "a.csv", [*both, [*lines[1][:2], "b", "test"]]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cells=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 3), st.sampled_from(["a", "b", "c"])), min_size=1, max_size=80
+    ),
+    as_arrays=st.booleans(),
+    splits_given=st.booleans(),
+)
+def test_of_a_coarse_tables_equal_rows_one_stays_with_the_commonest_label(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[int, int, str]], as_arrays: bool, splits_given: bool
+) -> None:
+    """After 20 rows of each class that differ: every input comes once, as often labelled as any other, the first so."""
+    folder = tmp_path_factory.mktemp("coarse")
+    lines = [(10 + i // 3, -1, "abc"[i % 3]) for i in range(60)]
+    lines = [(x + 100 * i, y, label) for i, (x, y, label) in enumerate(lines)] + cells
+    split = ["test" if i < 30 else "train" for i in range(len(lines))]
+    if as_arrays:
+        arrays = {"x": np.array([line[:2] for line in lines]), "label": np.array([line[2] for line in lines])}
+        np.savez(folder / "a.npz", **arrays | ({"split": np.array(split)} if splits_given else {}))
+    else:
+        header = ["x", "y", "label", "split"]
+        cut = 4 if splits_given else 3
+        table(folder / "a.csv", [header[:cut], *([*line, given][:cut] for line, given in zip(lines, split))])
+    own(
+        Project(folder, folder, (), {}, own={"a": Own(folder / ("a.npz" if as_arrays else "a.csv"))}),
+        "a",
+    )
+    parts = [load_arrays(folder / "prepare" / "a" / f"{name}.npz") for name in SPLITS]
+    name = "x" if as_arrays else "features"
+    came = [
+        (*map(int, row), "abc"[label]) for part in parts for row, label in zip(part[name], part["label"], strict=True)
+    ]
+    votes: dict[tuple[int, int], list[str]] = {}
+    for x, y, label in lines:
+        votes.setdefault((x, y), []).append(label)
+    # Sorting is stable: of labels that are as common, the one that came first.
+    expected = {input_: sorted(labels, key=lambda label: -labels.count(label))[0] for input_, labels in votes.items()}
+    assert len(came) == len(expected)
+    assert {(x, y): label for x, y, label in came} == expected
+
+
+def test_what_a_coarse_table_loses_is_told(bring: Bring, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = rows({"a": 8, "b": 8})
+    twice = [lines[1], lines[1], lines[9]]
+    bring(table(tmp_path / "a.csv", [*lines, *twice]))
+    assert "mine: dropped 3 exact copies\n" in capsys.readouterr().out
+    bring(table(tmp_path / "a.csv", [*lines, *twice, [*lines[1][:2], "b"], [*lines[12][:2], "a"]]))
+    told = "mine: dropped 5 exact copies of inputs, 2 of them under another label than the commonest, which stays\n"
+    assert told in capsys.readouterr().out
+
+
+def test_arrays_of_several_axes_are_no_table(bring: Bring, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(17, 2, 3))
+    x[16] = x[0]
+    np.savez(tmp_path / "a.npz", x=x, label=np.arange(17) % 2)
+    assert sum(len(part["x"]) for part in bring(tmp_path / "a.npz").values()) == 16
+    np.savez(tmp_path / "a.npz", x=x, label=[*np.arange(16) % 2, 1])
+    with pytest.raises(Refused, match=r"1 times the same input under two labels.*row 0 \(0\) and row 16 \(1\)"):
+        bring(tmp_path / "a.npz")
+
+
+@settings(max_examples=25, deadline=None)
+@given(first=st.integers(-100, 100), order=st.permutations(range(16)), form=st.sampled_from(["{}", "{}.0"]))
+def test_a_column_that_numbers_the_rows_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, first: int, order: list[int], form: str
+) -> None:
+    folder = tmp_path_factory.mktemp("numbered")
+    lines = rows({"a": 8, "b": 8})
+    project = Project(folder, folder, (), {}, own={"a": Own(folder / "a.csv")})
+
+    def numbered(numbers: list[float]) -> None:
+        cells = [form.format(number) for number in numbers]
+        table(folder / "a.csv", [[*line, cell] for line, cell in zip(lines, ["Id", *cells])])
+        own(project, "a")
+
+    with pytest.raises(
+        Refused, match=rf"a.csv: the column 'Id' numbers the rows, {first} to {first + 15}, features.*Take it out"
+    ):
+        numbered([first + i for i in order])
+    numbered([first + min(i, 14) for i in order])  # whole numbers, of which one stands twice
+    numbered([first + 2 * i for i in order])
+    numbered([first + i for i in order[:15]] + [first + 17 + order[15]])  # a gap
 
 
 # --- .npz
@@ -691,6 +777,28 @@ def test_labels_of_any_kind(bring: Bring, tmp_path: Path, label: np.ndarray, cla
         assert np.array_equal(part["label"], np.where(part["x"][:, 0] % 2 == 0, first, 1 - first))
 
 
+@pytest.mark.parametrize("kind", ["int64", "int32", "int16", "uint16", "uint64"])
+def test_images_of_any_whole_numbers_are_scaled_as_images(
+    bring: Bring, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """What `np.array(list_of_images)` gives; one value beyond a byte, and they are no such images."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 3, 4, 5)).astype(kind)
+    image[0, 0, 0, :2] = 0, 255
+    np.savez(tmp_path / "a.npz", image=image, label=np.arange(16) % 2)
+    came = [item for part in bring(tmp_path / "a.npz").values() for item in part["image"]]
+    assert {item.dtype for item in came} == {np.dtype(np.uint8)}
+    assert {item.tobytes() for item in came} == {item.astype(np.uint8).tobytes() for item in image}
+    assert facts(tmp_path)["scaled"] is True
+    assert f"mine: image: {kind} became uint8\n" in capsys.readouterr().out
+    for beyond in [256, -1] if kind.startswith("int") else [256]:
+        image[3, 2, 1, 0] = beyond
+        np.savez(tmp_path / "a.npz", image=image, label=np.arange(16) % 2)
+        train = bring(tmp_path / "a.npz")["train"]["image"]
+        assert train.dtype == (np.float32 if kind.endswith("16") else np.int64)
+    np.savez(tmp_path / "a.npz", image=image[:, 0] % 200, label=np.arange(16) % 2)  # two axes: it may be indices
+    assert bring(tmp_path / "a.npz")["train"]["image"].dtype != np.uint8
+
+
 def test_indices_are_not_scaled(bring: Bring, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", words=np.arange(48, dtype=np.int32).reshape(16, 3), label=np.arange(16) % 2)
     assert bring(tmp_path / "a.npz")["train"]["words"].dtype == np.int64
@@ -704,6 +812,7 @@ def test_an_array_of_splits_is_kept(bring: Bring, tmp_path: Path) -> None:
     came = bring(tmp_path / "a.npz")
     assert sorted(came["test"]["x"][:, 0]) == [4, 10, 16, 22]
     assert sorted(came["select"]["x"][:, 0]) == [5, 11, 17, 23]
+    assert facts(tmp_path)["splits_given"] is True
     np.savez(tmp_path / "a.npz", x=x, label=np.arange(24) // 6 % 2, split=np.char.replace(split, "select", "dev"))
     with pytest.raises(Refused, match=r"row 5, 'split': 'dev'.*; and |It may be: train, test, select, val"):
         bring(tmp_path / "a.npz")
@@ -775,6 +884,7 @@ def test_a_text_becomes_passages(bring: Bring, tmp_path: Path) -> None:
     assert lines[-1] in last
     told = facts(tmp_path)
     assert (told["classes"], told["network"], told["scaled"], told["licence"]) == ([], {}, False, "your own")
+    assert told["splits_given"] is False
     (tmp_path / "a.txt").write_text("too short")
     with pytest.raises(Refused, match=r"a.txt: 1 passages"):
         bring(tmp_path / "a.txt")

@@ -149,6 +149,51 @@ def test_a_grey_picture_is_ink_on_paper_and_one_in_colour_is_itself_and_small() 
     assert decoded(np.zeros((3, 224, 448), np.uint8)).shape == (32, 64, 3)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16, np.int64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_other_numbers_has_their_whole_range(kind: type, channels: int) -> None:
+    """A least of 0 and a greatest of 255 make a byte of each; any other origin and unit show the same picture."""
+    image = np.random.default_rng(0).integers(0, 256, (channels, 9, 7)).astype(np.uint8)
+    image[0, 0, :2] = 0, 255
+    np.testing.assert_array_equal(decoded(20 * image.astype(kind) - 2500), decoded(image))
+    if np.issubdtype(kind, np.floating):
+        np.testing.assert_array_equal(decoded(image.astype(kind) / 255), decoded(image))
+    white = decoded(np.full((1, 4, 4), 7, kind))
+    assert white.dtype == np.uint8 and (white == 255).all()
+    least, greatest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min, 0
+    np.testing.assert_array_equal(decoded(np.array([[[least, greatest]]], kind)), [[255, 0]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "shown"),
+    [
+        ((1, 6, 5), np.float32, True),
+        ((3, 6, 5), np.int64, True),
+        ((3, 6, 5), np.uint8, True),
+        ((1, 1, 3000), np.float32, True),
+        ((6, 5, 3), np.uint8, False),
+        ((2, 6, 5), np.float32, False),
+        ((6, 5), np.uint8, False),
+        ((30,), np.float32, False),
+        ((1, 2, 6, 5), np.float32, False),
+    ],
+)
+def test_only_images_are_shown_whatever_an_array_is_called(
+    judged: Project, shape: tuple, kind: type, shown: bool
+) -> None:
+    folder = judged.build / "prepare" / "brought"
+    image = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(kind)
+    write_bytes(folder / "test.npz", pack_arrays({"image": image, "label": np.array([0, 1, 1])}))
+    write_json(folder / "data.json", {"classes": ["a", "b"]})
+    answered = {"trained": {"predicted": [1, 1, 1]}, "targets": {"t": {"predicted": [0, 1, -1]}}}
+    wrong = report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="brought"), answered)
+    if shown:
+        assert [item["index"] for item in wrong["items"]] == [0, 2]
+        assert [item["image"] for item in wrong["items"]] == [picture(image[0]), picture(image[2])]
+    else:
+        assert wrong is None
+
+
 def test_the_readmes_tables_are_those_of_results() -> None:
     readme = (ROOT / "README.md").read_text()
     assert list((ROOT / "results").glob("*.json")), "no committed results"

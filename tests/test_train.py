@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, sha256
+from deploy.files import read_json
 from deploy.tasks import classification, language_model
 from pipeline import losses
 from pipeline.host import host
@@ -169,7 +169,7 @@ class Wrong(torch.nn.Linear):
 def test_a_layer_of_a_wrong_size_is_told_before_training(examples: dict) -> None:
     _check_forward(Wrong(64, 10), examples["train"], "models/wrong.py: Wrong")
     with pytest.raises(
-        Refused, match=r"models/wrong\.py: Wrong: forward failed on image: \[2, 1, 8, 8\]: .*cannot be multiplied"
+        Refused, match=r"models/wrong\.py: Wrong: forward failed on image: \[2, 1, 8, 8\] uint8: .*cannot be multiplied"
     ):
         _check_forward(Wrong(60, 10), examples["train"], "models/wrong.py: Wrong")
     with pytest.raises(Refused, match="forward asks for 'input'; the data set has image, label"):
@@ -185,7 +185,16 @@ def test_too_few_test_units_for_the_budget_are_told_before_training(project: Pro
     ):
         check_units(300, classification, recipe, "mine")
     check_units(301, classification, recipe, "mine")
-    check_units(3, language_model, recipe, "mine")  # bits have no such number
+    with pytest.raises(Refused, match=r"has 49 test units; .* 1 bits cannot be proved with fewer than 50.* Bring more"):
+        check_units(49, language_model, recipe, "mine")
+    check_units(50, language_model, recipe, "mine")
+
+
+def test_a_task_that_the_data_have_no_truth_for_is_told(project: Project, tmp_path: Path) -> None:
+    mine = brought(project, tmp_path, Weights(tmp_path / "w.pt"))
+    recipe = dataclasses.replace(mine.recipe(NAME), task="tagging")
+    with pytest.raises(Refused, match=f"{NAME}: the task tagging needs 'text'; the data set digits has image, label"):
+        train(dataclasses.replace(mine, recipes={NAME: recipe}), NAME)
 
 
 def brought(project: Project, folder: Path, given: Weights | Graph) -> Project:
@@ -219,7 +228,11 @@ def test_the_hash_of_what_is_brought_is_written_for_dvc_to_see(project: Project,
     assert read_json(tmp_path / "brought" / f"{NAME}.json") == {"sha256": None}
     (tmp_path / "mine.pt").write_bytes(b"1")
     host(mine)
-    assert read_json(tmp_path / "brought" / f"{NAME}.json") == {"sha256": sha256(tmp_path / "mine.pt")}
+    first = read_json(tmp_path / "brought" / f"{NAME}.json")["sha256"]
+    assert len(first) == 64
+    (tmp_path / "mine.pt").write_bytes(b"2")
+    host(mine)
+    assert read_json(tmp_path / "brought" / f"{NAME}.json")["sha256"] not in (None, first)
     assert read_json(project.build / "brought" / f"{NAME}.json") == {"sha256": None}
 
 

@@ -1,6 +1,7 @@
 """One task a file: what an answer is, when it is right, and how a score is made of it. numpy only.
 
     metric                          name, unit, direction, bounds
+    needs                           names of the arrays that its examples must have, beside the network's inputs
     outputs                         graph -> the names of its outputs; ``network`` is the whole network
     answer(runs, examples)          -> answers, arrays by name: all that the network says to the examples
     decode(answers)                 -> one readable answer a unit, for people

@@ -12,6 +12,7 @@ from deploy.run import Run
 from deploy.tasks.metric import Metric
 
 metric = Metric(name="accuracy", unit="%", higher_is_better=True, lowest=0.0, highest=100.0, right_or_wrong=True)
+needs = ("label",)
 outputs = {"network": ("logits",)}
 
 BATCH = 64

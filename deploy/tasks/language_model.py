@@ -19,6 +19,7 @@ from deploy.tasks.metric import Metric
 metric = Metric(
     name="entropy per character", unit="bits", higher_is_better=False, lowest=0.0, highest=None, right_or_wrong=False
 )
+needs = ("text",)
 outputs = {"network": ("logits", "next_state")}
 
 BATCH = 64  # texts

@@ -14,6 +14,7 @@ from deploy.run import Run
 from deploy.tasks.metric import Metric
 
 metric = Metric(name="macro F1", unit="%", higher_is_better=True, lowest=0.0, highest=100.0, right_or_wrong=False)
+needs = ("text", "token")
 outputs = {"network": ("logits",)}
 
 BATCH = 32  # texts

@@ -20,6 +20,7 @@ from deploy.state import carried
 from deploy.tasks.metric import Metric
 
 metric = Metric(name="exact match", unit="%", higher_is_better=True, lowest=0.0, highest=100.0, right_or_wrong=True)
+needs = ("source", "target")
 outputs = {"encoder": ("memory", "state"), "step": ("logits", "next_state")}
 
 WIDTH = 4  # of the beam

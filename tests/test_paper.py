@@ -1,0 +1,65 @@
+"""The paper set: its recipes, and MNIST from a mirror that serves it badly, through `dvc repro`"""
+
+import dataclasses
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from server import Request, serving
+from test_dvc import repro
+
+from deploy.files import read_json
+from pipeline.check import check
+from pipeline.recipe import load_project
+
+MIRROR = os.environ.get("PLUMBLINE_MIRROR")
+
+
+def test_its_stages_are_the_starter_sets_and_its_params_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (ROOT / "paper" / "dvc.yaml").resolve() == ROOT / "dvc.yaml"
+    monkeypatch.chdir(ROOT / "paper")
+    project = load_project()
+    check(dataclasses.replace(project, build=tmp_path))
+    assert {recipe.data for recipe in project.recipes.values()} == {"mnist", "tinyshakespeare"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MIRROR, reason="set PLUMBLINE_MIRROR to a folder that holds the real data sets")
+def test_mnist_comes_from_a_mirror_that_serves_it_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of all answers are broken off, busy, too short, or no answer; then the softmax recipe, of one epoch."""
+    for folder in ("models", "pipeline", "deploy", ".dvc"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
+    for file in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / file, tmp_path)
+    with open(tmp_path / ".dvc" / "config", "a") as config:
+        config.write("    no_scm = true\n")
+    params = yaml.safe_load((ROOT / "paper" / "params.yaml").read_text())
+    recipe = params["recipes"]["softmax_mnist"]
+    recipe |= {"floor": 85, "train": recipe["train"] | {"epochs": 1}}
+    params |= {"root": ".", "build": "build", "datasets": ["mnist"], "recipes": {"softmax_mnist": recipe}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    moment = random.Random(0)
+
+    def badly(request: Request) -> None:
+        data = Path(MIRROR, request.path.lstrip("/")).read_bytes()
+        way = moment.choice(["whole", "whole", "whole", "broken", "broken", "busy", "nothing"])
+        if way == "busy":
+            request.head(503, Content_Length=0, Retry_After=1)
+        elif way == "nothing":
+            request.drop()
+        else:
+            begin = request.begin or 0
+            request.give(data, begin + moment.randrange(1, 2_000_000) if way == "broken" else None)
+
+    with serving(badly) as server:
+        monkeypatch.setenv("PLUMBLINE_MIRROR", server.root)
+        repro(tmp_path)
+    assert any(begin for _, begin in server.asked), "nothing was resumed"
+    verdict = read_json(tmp_path / "build" / "verdicts.json")["softmax_mnist"]
+    rows = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
+    assert len(rows) >= 3 and {row["n"] for row in rows.values()} == {10_000}
+    assert verdict["trained"]["score"] > 88
