@@ -99,7 +99,7 @@ def _dates(result: dict[str, Any]) -> str:
 
 def _commit(root: Path) -> str:
     """The commit that this tree is at; ``-dirty`` where a tracked file other than the lock and the results differs."""
-    apart = [":!dvc.lock", ":!results", ":!README.md"]
+    apart = [":!*dvc.lock", ":!results", ":!README.md"]
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *apart)
     return _git(root, "rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")
 
