@@ -1,17 +1,14 @@
 """dvc.yaml itself: what a stage lists, and a toy project through the real `dvc repro`."""
 
 import ast
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
+from copied import copy_project, repro
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What they do cannot change what a stage writes: messages, whole files, the command line, and params.yaml's typed view
@@ -89,15 +86,6 @@ TOY: dict[str, Any] = {
 }
 
 
-def repro(folder: Path) -> list[str]:
-    """Run ``dvc repro``, as on a machine that writes bytecode; which stages ran."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(["dvc", "repro"], cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"Running stage '(.+?)'", done.stdout)
-
-
 def write_params(folder: Path, params: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
@@ -105,12 +93,7 @@ def write_params(folder: Path, params: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_a_toy_project_through_dvc_repro(tmp_path: Path) -> None:
     """The whole flow on two recipes; again; one recipe edited; a budget edited; a recipe that fails its gate."""
-    for folder in ("models", "pipeline", "deploy", ".dvc"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-    for file in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / file, tmp_path)
-    with open(tmp_path / ".dvc" / "config", "a") as config:
-        config.write("    no_scm = true\n")
+    copy_project(tmp_path)
     write_params(tmp_path, TOY)
     whole = repro(tmp_path)
     per_recipe = ("train", "export", "quantize", "bundle", "build", "measure")

@@ -159,3 +159,28 @@ def test_bootstrap_is_undefined_where_nothing_differs() -> None:
     assert intervals.bootstrap_drop(lambda index: 0.0, 50) is None
     bounds = intervals.fraction_drop(0, 900, 100.0)
     assert bounds.upper == pytest.approx(100 * (1 - 0.05 ** (1 / 900)), rel=1e-6)
+
+
+def passed_falsely(n: int, trials: int = 200) -> int:
+    """How often a bootstrap over ``n`` texts proves a drop to be below the budget that it is at.
+
+    The score is nats over characters; what a text loses is skewed (log-normal of deviation 0.7, of mean 1 x 0.02 bits).
+    """
+    random, count = np.random.default_rng(n), 0
+    for trial in range(trials):
+        characters = random.integers(500, 1000, n).astype(float)
+        lost = characters * 0.02 * random.lognormal(-(0.7**2) / 2, 0.7, n)
+
+        def drop(index: np.ndarray, lost: np.ndarray = lost, characters: np.ndarray = characters) -> float:
+            return float(lost[index].sum() / characters[index].sum())
+
+        bounds = intervals.bootstrap_drop(drop, n, seed=trial)
+        count += bounds is not None and bounds.upper < 0.02
+    return count
+
+
+@pytest.mark.slow
+def test_a_bootstrap_over_few_units_passes_too_often_and_over_enough_it_does_not() -> None:
+    most = stats.binom.ppf(0.9999, 200, 0.08)  # nominal 5 %; of skewed drops a bootstrap is not exact
+    assert passed_falsely(5) > most
+    assert passed_falsely(intervals.BOOTSTRAP_LEAST) <= most

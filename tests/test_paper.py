@@ -3,14 +3,13 @@
 import dataclasses
 import os
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from copied import copy_project, repro
 from server import Request, serving
-from test_dvc import repro
 
 from deploy.files import read_json
 from pipeline.check import check
@@ -31,12 +30,7 @@ def test_its_stages_are_the_starter_sets_and_its_params_pass(tmp_path: Path, mon
 @pytest.mark.skipif(not MIRROR, reason="set PLUMBLINE_MIRROR to a folder that holds the real data sets")
 def test_mnist_comes_from_a_mirror_that_serves_it_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of all answers are broken off, busy, too short, or no answer; then the softmax recipe, of one epoch."""
-    for folder in ("models", "pipeline", "deploy", ".dvc"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-    for file in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / file, tmp_path)
-    with open(tmp_path / ".dvc" / "config", "a") as config:
-        config.write("    no_scm = true\n")
+    copy_project(tmp_path)
     params = yaml.safe_load((ROOT / "paper" / "params.yaml").read_text())
     recipe = params["recipes"]["softmax_mnist"]
     recipe |= {"floor": 85, "train": recipe["train"] | {"epochs": 1}}

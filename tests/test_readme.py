@@ -1,7 +1,6 @@
 """The README's four pages on what people bring, done exactly as they say, in a temporary copy"""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from copied import copy_project, repro
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
-from test_dvc import repro
 from torch.nn import functional
 
 from deploy.files import read_json
@@ -91,12 +90,7 @@ def with_pages(params: str) -> str:
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, with what the pages tell to bring beside it and to write into it; run."""
     folder = tmp_path_factory.mktemp("brought") / "plumbline"
-    for name in ("models", "pipeline", "deploy", ".dvc", "tests/from_keras"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", "cache"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
-    with open(folder / ".dvc" / "config", "a") as config:
-        config.write("    no_scm = true\n")
+    copy_project(folder, "tests/from_keras")
     photographs(folder / "../photos")
     resnet18(folder / "../photos", folder / "../resnet18.pt")
     table(folder / "../table.csv")
