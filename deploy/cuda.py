@@ -1,4 +1,4 @@
-"""The six calls of the CUDA runtime that running an engine takes, through ctypes: no further package on a board."""
+"""The few calls of the CUDA runtime that running an engine takes, through ctypes: no further package on a board."""
 
 import ctypes
 
@@ -43,6 +43,12 @@ class Cuda:
     def free(self, address: int) -> None:
         """Give back what ``malloc`` gave."""
         self._check(self._library.cudaFree(ctypes.c_void_p(address)), "cudaFree")
+
+    def free_bytes(self) -> int:
+        """How much memory the device has left."""
+        left, whole = ctypes.c_size_t(), ctypes.c_size_t()
+        self._check(self._library.cudaMemGetInfo(ctypes.byref(left), ctypes.byref(whole)), "cudaMemGetInfo")
+        return left.value
 
     def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
         """Copy a contiguous host array to the device."""

@@ -15,8 +15,10 @@ import numpy as np
 
 from deploy.contract import Bundle, load_answers, load_examples
 from deploy.errors import Refused
-from deploy.files import kept_json, sha256
+from deploy.files import kept_json, read_json, sha256
 from deploy.latency import Requests, alone, interleaved
+from deploy.measurement import FORMAT
+from deploy.memory import measure_memory
 from deploy.numeric import all_finite, error_max, growth, rounding
 from deploy.run import Run
 from deploy.runtimes import THREADS
@@ -40,7 +42,7 @@ def measure(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Accuracy and latency of every target, from the same opened artefact.
+    """Accuracy, memory and latency of every target, from the same opened artefact.
 
     Args:
         trained: device -> graph -> the trained network as a ``run``, where PyTorch is; timed in turn with the targets.
@@ -48,48 +50,24 @@ def measure(
         cache: where what is measured is kept as it is measured, so that a run that is killed goes on from there.
 
     Returns:
-        The measurement. ``recipe``, ``task``, ``contract_sha256``, ``host``, ``date``, ``n``; ``latency``, how it was
-        taken. ``trained``: the recorded answers' ``statistics``, ``predicted``, ``error_max``; ``rounding``, what
-        float32 alone costs; ``exact``, the type of the answers that errors are against; ``latency`` by device.
-        ``targets``: each with ``precision``, ``device`` and either a ``reason`` (not measured), or ``failed`` (it
-        opened and then could not answer), or ``statistics`` ``(n, k)``, ``predicted``, ``finite``, ``error_max``
-        (against the exact answers), ``drift`` (its growth, where the task has one), ``size_bytes``, ``sha256``,
-        ``graph_sha256``, ``latency_s`` ``(rounds,)`` and ``alone_s``, the median back to back.
+        The measurement, as ``deploy.measurement`` tells it.
 
     Raises:
         Refused: the trained network that was handed in is not the one whose answers the bundle carries.
     """
     task = load_task(bundle.task)
-    examples = load_examples(bundle, "test")
-    exact, recorded = load_answers(bundle, "float64"), load_answers(bundle, "float32")
-    reference = _observe(task, recorded, exact, examples) | {"rounding": rounding(exact), "latency": {}}
-    reference["exact"] = str(np.result_type(*(array for array in exact.values() if array.dtype.kind == "f")))
-    requests: dict[str, Requests] = {}
-    for device, runs in (trained or {}).items():
-        if device == "cpu":  # where the answers were recorded; a GPU's float32 rounds otherwise
-            _kept(cache, "trained", partial(_check_trained, bundle, task, runs, examples, recorded, exact))
-        requests[f"{TRAINED} {device}"] = task.requests(runs, examples)
+    examples, exact = load_examples(bundle, "test"), load_answers(bundle, "float64")
+    reference, requests = _trained(bundle, task, trained or {}, exact, examples, cache)
     rows: dict[str, dict[str, Any]] = {}
     for target in targets:
-        rows[target.name], runs = _open(target)
-        if not runs:
-            continue
-        facts = _kept(cache, target.name, partial(_answered, bundle, target, task, runs, exact, examples))
-        if "failed" not in facts:
-            try:
-                asked = task.requests(runs, examples)
-                asked[0]()  # what cannot answer one unit alone must not end the timing of all
-                requests[target.name] = asked
-            except Refused as error:
-                facts = {"failed": str(error)}
-        rows[target.name] |= facts
+        rows[target.name], asked = _row(bundle, task, target, exact, examples, cache)
+        if asked:
+            requests[target.name] = asked
     rounds, timed = _timed(requests, progress, cache)
     for name, facts in timed.items():
-        if name.startswith(TRAINED):
-            reference["latency"][name.removeprefix(f"{TRAINED} ")] = facts
-        else:
-            rows[name] |= facts
+        _enter(name, facts, reference, rows)
     return {
+        "format": FORMAT,
         "recipe": bundle.recipe,
         "task": bundle.task,
         "contract_sha256": bundle.sha256,
@@ -102,15 +80,52 @@ def measure(
     }
 
 
-def _open(target: Target) -> tuple[dict[str, Any], dict[str, Run]]:
-    """The row of one target as it begins, and its open runs, or no run and the reason."""
+def _trained(
+    bundle: Bundle,
+    task: ModuleType,
+    trained: dict[str, dict[str, Run]],
+    exact: dict[str, np.ndarray],
+    examples: dict[str, np.ndarray],
+    cache: Path | None,
+) -> tuple[dict[str, Any], dict[str, Requests]]:
+    """What there is to tell of the trained network before it is timed, and its requests by name."""
+    recorded = load_answers(bundle, "float32")
+    reference = _observe(task, recorded, exact, examples) | {"rounding": rounding(exact), "latency": {}}
+    reference["exact"] = str(np.result_type(*(array for array in exact.values() if array.dtype.kind == "f")))
+    requests: dict[str, Requests] = {}
+    for device, runs in trained.items():
+        if device == "cpu":  # where the answers were recorded; a GPU's float32 rounds otherwise
+            _kept(cache, "trained", partial(_check_trained, bundle, task, runs, examples, recorded, exact))
+        requests[f"{TRAINED} {device}"] = task.requests(runs, examples)
+    return reference, requests
+
+
+def _row(
+    bundle: Bundle,
+    task: ModuleType,
+    target: Target,
+    exact: dict[str, np.ndarray],
+    examples: dict[str, np.ndarray],
+    cache: Path | None,
+) -> tuple[dict[str, Any], Requests]:
+    """The row of one target before it is timed, and its requests: none where it cannot be timed."""
     row: dict[str, Any] = {"precision": target.precision, "device": target.device, "reason": target.reason}
     if target.reason:
-        return row, {}
+        return row, []
     try:
-        return row, target.open()
+        runs = target.open()
     except Refused as error:
-        return row | {"reason": str(error)}, {}
+        return row | {"reason": str(error)}, []
+    facts = _kept(cache, target.name, partial(_answered, bundle, target, task, runs, exact, examples))
+    if "failed" in facts:
+        return row | facts, []
+    try:
+        requests: Requests = task.requests(runs, examples)
+        requests[0]()  # what cannot answer one unit alone is not timed
+    except Exception as error:  # a runtime raises what it likes
+        return row | {"failed": _failed(cache, target.name, error)}, []
+    memory = _kept(cache, f"memory {target.name}", partial(measure_memory, target, bundle.task, examples))
+    return row | facts | memory, requests
 
 
 def _answered(
@@ -123,42 +138,105 @@ def _answered(
 ) -> dict[str, Any]:
     """Accuracy of one open target, and what it was that answered."""
     try:
-        facts = _observe(task, answer_all(task, runs, examples), exact, examples)
-    except Refused as error:
-        return {"failed": str(error)}
-    return facts | {
+        answers = answer_all(task, runs, examples)
+    except Exception as error:
+        return {"failed": _told(error)}
+    return _observe(task, answers, exact, examples) | {
         "size_bytes": sum(path.stat().st_size for path in target.files.values()),
         "sha256": {graph: sha256(path) for graph, path in target.files.items()},
         "graph_sha256": bundle.graph_sha256(target.precision),
     }
 
 
+def _enter(name: str, facts: dict[str, Any], reference: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    """Enter what ``_timed`` tells of ``name``: a target that failed keeps nothing else that was measured of it."""
+    if name.startswith(TRAINED):
+        device = name.removeprefix(f"{TRAINED} ")
+        if "failed" in facts:
+            reference.setdefault("failed", {})[device] = facts["failed"]
+        else:
+            reference["latency"][device] = facts
+    elif "failed" in facts:
+        rows[name] = {key: rows[name][key] for key in ("precision", "device", "reason")} | facts
+    else:
+        rows[name] |= facts
+
+
+class _Asked(dict[str, Requests]):
+    """Requests by name. ``last`` is whose were looked up last, so whose it was that raised.
+
+    Looking up lies outside the clock; a function around each request would lie inside.
+    """
+
+    last = ""
+
+    def __getitem__(self, name: str) -> Requests:
+        self.last = name
+        return super().__getitem__(name)
+
+
 def _timed(
     requests: dict[str, Requests], progress: Callable[[Iterable[int]], Iterable[int]], cache: Path | None
 ) -> tuple[int, dict[str, dict[str, Any]]]:
-    """How many rounds, and by name ``latency_s`` ``(rounds,)`` and ``alone_s``; rounds are kept block by block."""
-    rounds = int(_kept(cache, "rounds", partial(_rounds, requests)))
+    """How many rounds, and by name ``latency_s`` ``(rounds,)`` and ``alone_s``, or ``failed``; kept block by block.
+
+    A block in which one fails is timed again without it, so that the rounds of the others stay whole and interleaved.
+    """
+    facts = _failed_before(requests, cache)
+    asked = _Asked({name: request for name, request in requests.items() if name not in facts})
     warm_up = [WARM_UP]  # spent by the first block that is not read from the cache
 
+    def answering(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except Exception as error:
+            if asked.last not in asked:  # then it was no request that raised
+                raise
+            facts[asked.last] = {"failed": _failed(cache, asked.last, error)}
+            del asked[asked.last]
+        return answering(make)
+
+    def kept(name: str, make: Callable[[], Any]) -> Any:
+        return _kept(cache, name, partial(answering, make))
+
     def block(first: int) -> dict[str, list[float]]:
-        calls = warm_up.pop() if warm_up else 0
-        timed = interleaved(requests, min(BLOCK, rounds - first), calls, seed=first, first=first)
+        timed = interleaved(asked, min(BLOCK, rounds - first), sum(warm_up), seed=first, first=first)
+        warm_up.clear()
         return {name: [float(f"{s:.4g}") for s in latency_s] for name, latency_s in timed.items()}
 
-    starts = progress(range(0, rounds, BLOCK))
-    blocks = [_kept(cache, f"rounds from {first}", partial(block, first)) for first in starts]
-    facts: dict[str, dict[str, Any]] = {}
-    for name, request in requests.items():
+    rounds = int(kept("rounds", partial(_rounds, asked)))
+    blocks = [kept(f"rounds from {first}", partial(block, first)) for first in progress(range(0, rounds, BLOCK))]
+    for name in list(asked):
         latency_s = [s for timed in blocks for s in timed[name]]
         fast = np.median(latency_s) < ALONE_BELOW_S
-        alone_s = _kept(cache, f"alone {name}", partial(_alone, request, rounds)) if fast else None
-        facts[name] = {"latency_s": latency_s, "alone_s": alone_s}
+        alone_s = kept(f"alone {name}", partial(_alone, asked, name, rounds)) if fast else None
+        if name in asked:
+            facts[name] = {"latency_s": latency_s, "alone_s": alone_s}
     return rounds, facts
 
 
-def _alone(requests: Requests, rounds: int) -> float:
+def _alone(asked: _Asked, name: str, rounds: int) -> float | None:
+    """The median back to back; ``None`` of one that has failed at it."""
+    if name not in asked:
+        return None
+    requests = asked[name]
     interleaved({"alone": requests}, 0, WARM_UP)
     return float(f"{np.median(alone(requests, rounds)):.4g}")
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+
+
+def _failed(cache: Path | None, name: str, error: Exception) -> str:
+    """Why ``name`` failed; kept, so that a run that goes on from there times the same targets in all its rounds."""
+    return _kept(cache, f"failed {name}", partial(_told, error))
+
+
+def _failed_before(names: Iterable[str], cache: Path | None) -> dict[str, dict[str, Any]]:
+    """Those of ``names`` that failed in the run that was killed, each with ``failed``."""
+    files = {name: cache / f"failed {name}.json" for name in names} if cache else {}
+    return {name: {"failed": read_json(file)} for name, file in files.items() if file.is_file()}
 
 
 def _kept(cache: Path | None, name: str, make: Callable[[], Any]) -> Any:

@@ -30,7 +30,7 @@ class Target:
     """What is measured.
 
     ``precision`` is the graph's; ``device`` is where the trained network must have run to be compared with it;
-    ``files`` are what is run (graph or engine); ``reason`` is empty if it can be opened.
+    ``files`` are what is run (graph or engine); ``reason`` is empty if it can be opened; ``module`` is the runtime's.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Target:
     files: dict[str, Path]
     open: Callable[[], dict[str, Run]]
     reason: str = ""
+    module: str = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,36 @@ def engine_targets() -> list[EngineTarget]:
     return rows
 
 
+def target_names() -> dict[str, str]:
+    """All targets that there can be, in the order of the table -> the precision of the graph."""
+    graphs = {name: precision for name, (_, precision) in _graph_targets().items()}
+    return graphs | {engine.name: engine.precision for engine in engine_targets()}
+
+
+def _graph_targets() -> dict[str, tuple[str, str]]:
+    """The targets that run a graph itself -> its device and precision."""
+    return {
+        f"onnxruntime-{device}-{name}": (device, precision)
+        for device in ("cpu", "cuda")
+        for name, precision in GRAPHS[f"onnxruntime-{device}"].items()
+    }
+
+
 def targets(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str, Any]) -> list[Target]:
-    """The rows of ``bundle`` on ``host``.
+    """The rows of ``bundle`` on ``host``, one for each of ``target_names``.
 
     Args:
         engines: folder of the engines; ``built`` is its ``build.json``: target -> ``files`` or ``reason``.
     """
-    rows = []
-    for device in ("cpu", "cuda"):
-        for name, precision in GRAPHS[f"onnxruntime-{device}"].items():
-            rows.append(_onnxruntime(bundle, host, device, name, precision))
+    rows = [_onnxruntime(bundle, host, name, *of) for name, of in _graph_targets().items()]
     return rows + [_engine(bundle, host, engines, built, engine) for engine in engine_targets()]
 
 
-def _onnxruntime(bundle: Bundle, host: dict[str, Any], device: str, name: str, precision: str) -> Target:
+def _onnxruntime(bundle: Bundle, host: dict[str, Any], name: str, device: str, precision: str) -> Target:
     files = {graph: bundle.path(file) for graph, file in bundle.graphs.get(precision, {}).items()}
     reason = missing_graph(bundle, precision)
     if not reason and device == "cuda" and not host["gpus"]:
         reason = f"{no_gpu(host)}; measure on a host that has one: `dvc repro` there"
-    name = f"onnxruntime-{device}-{name}"
     return Target(name, precision, device, files, partial(_open_graphs, bundle, files, device), reason)
 
 
@@ -103,6 +115,7 @@ def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str
         files,
         partial(_open_engines, bundle, engine.module, files, hashes),
         reason,
+        engine.module,
     )
 
 

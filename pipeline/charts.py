@@ -1,96 +1,171 @@
-"""Charts of one look, drawn by Vega-Lite without a browser: SVG to put into a page.
+"""Charts of one look, drawn by Vega-Lite without a browser: as SVG to put into a page, as SVG and PNG files.
 
 Text takes the page's own colour (``currentColor``), so that one drawing reads on light and on dark. Colours are Okabe
-and Ito's, which the colour-blind can tell apart.
+and Ito's, which the colour-blind can tell apart: one for each precision, grey for what was trained; a runtime has its
+dashes. Each mark says in words what it shows (``aria-label``), which the page tells to whoever points at it.
 """
 
+import json
+import math
+import re
 from typing import Any
 
 import altair as alt
 import numpy as np
 import vl_convert
 
-INK = "currentColor"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-DASHES = ([1, 0], [5, 3], [2, 2])  # a second and third round of colours
-WIDTH = 560
+from pipeline.matrix import amount
+
+INK, PAPER = "#1d2327", "#ffffff"  # of files; the page has its own
+COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "int8": "#D55E00"}
+TRAINED, BUDGET = "#8a929a", "#CC79A7"
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])  # a runtime each
+WIDTH = 400  # pixels, labels and all: it fits a phone, and two or three stand side by side on a desk
+FP16_MAX = 65504.0
+COORDINATES = r'\s(?:d|transform|x|y|x1|x2|y1|y2|width|height|viewBox)="[^"]*"'
+PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 
 
-def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) -> str:
+def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) -> alt.LayerChart:
     """The drop of each target with its bounds, against the budget.
 
     Args:
         rows: each ``target``, ``drop``, ``lower``, ``upper`` (in ``unit``).
     """
-    base = alt.Chart(alt.Data(values=rows))
-    y = alt.Y("target:N", title=None, sort=None)
+    values = [
+        row | {"said": f"{row['target']}: lost {row['drop']:.4g}, {row['lower']:.4g} to {row['upper']:.4g} {unit}"}
+        for row in rows
+    ]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        y=alt.Y("target:N", title=None, sort=None), color=_coloured(rows), description="said:N"
+    )
     reach = [0.0, budget, *(row["lower"] for row in rows), *(row["upper"] for row in rows)]
-    scale = alt.Scale(domain=[min(reach) - 0.1 * budget, max(reach) + 0.1 * budget], nice=False)
-    bars = base.mark_rule(strokeWidth=3, color=COLOURS[0]).encode(
-        x=alt.X("lower:Q", title=f"{metric} lost, {unit} (95 % bounds; line: budget)", scale=scale), x2="upper:Q", y=y
+    ends = [min(reach) - 0.1 * budget, max(reach) + 0.15 * budget]
+    scale = alt.Scale(domain=ends, nice=False)
+    bars = base.mark_rule(strokeWidth=4, strokeCap="round").encode(
+        x=alt.X("lower:Q", title=f"{metric} lost, {unit}", scale=scale), x2="upper:Q"
     )
-    points = base.mark_point(filled=True, size=70, color=COLOURS[0], opacity=1).encode(
-        x=alt.X("drop:Q", scale=scale), y=y
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("drop:Q", scale=scale))
+    beyond = alt.Chart(alt.Data(values=[{"from": budget, "to": ends[1]}]))
+    beyond = beyond.mark_rect(color=BUDGET, opacity=0.15).encode(x=alt.X("from:Q", scale=scale), x2="to:Q")
+    line = alt.Chart(alt.Data(values=[{"at": budget, "kind": f"budget {amount(budget, unit)}"}]))
+    limit = line.mark_rule(strokeWidth=2, color=BUDGET).encode(x="at:Q")
+    told = line.mark_text(align="right", dx=-5, dy=-6, baseline="bottom", color=INK).encode(
+        x="at:Q", y=alt.value(0), text="kind:N"
     )
-    lines = alt.Chart(alt.Data(values=[{"at": 0.0, "kind": "none"}, {"at": budget, "kind": "budget"}]))
-    marks = lines.mark_rule(strokeWidth=1.5).encode(
-        x="at:Q",
-        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=["none", "budget"], range=[INK, COLOURS[1]])),
-        strokeDash=alt.condition("datum.kind == 'none'", alt.value([2, 3]), alt.value([1, 0])),
-    )
-    return _svg((marks + bars + points).properties(width=WIDTH, height=34 * len(rows)))
+    zero = alt.Chart(alt.Data(values=[{"at": 0.0}])).mark_rule(color=INK, strokeDash=[2, 3], opacity=0.6)
+    return _fitted(beyond + zero.encode(x="at:Q") + limit + bars + points + told, 34 * len(rows) + 56)
 
 
-def latency(latency_s: dict[str, list[float]]) -> str:
-    """The share of requests answered within a time, for each target, log time axis."""
+def latency(latency_s: dict[str, list[float]], earned: dict[str, dict[str, float | None]]) -> alt.LayerChart:
+    """The share of requests answered within a time, for each network, on a log time axis.
+
+    Args:
+        earned: network -> ``p50_ms``, ``p90_ms``, ``p99_ms``, of which those that the samples earn are marked.
+    """
     shares = [*(i / 100 for i in range(99)), 0.985, 0.99, 0.995, 1.0]
     values = [
         {"target": target, "ms": 1e3 * at, "share": 100 * share}
         for target, samples in latency_s.items()
         for share, at in zip(shares, np.quantile(samples, shares).tolist())
     ]
-    names = list(latency_s)
-    spaced = alt.Axis(labelOverlap="greedy", labelSeparation=8)
-    chart = (
+    marked = [
+        {"target": target, "ms": facts[key], "share": share, "said": f"{target}: p{share} {facts[key]:.4g} ms"}
+        for target, facts in earned.items()
+        for key, share in PERCENTILES.items()
+        if facts.get(key) is not None
+    ]
+    x = alt.X(
+        "ms:Q",
+        title="latency of one request, milliseconds (log)",
+        scale=alt.Scale(type="log", nice=False),
+    )
+    y = alt.Y("share:Q", title="requests answered within, %")
+    named = [{"target": target} for target in latency_s]
+    lines = (
         alt.Chart(alt.Data(values=values))
         .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(x=x, y=y, color=_coloured(named, legend=True), strokeDash=_dashed(named))
+    )
+    points = (
+        alt.Chart(alt.Data(values=marked))
+        .mark_point(filled=True, size=45, opacity=1)
+        .encode(x=x, y=y, color=_coloured(named), description="said:N")
+    )
+    return _fitted(lines + points, 250 + 18 * len(latency_s))
+
+
+def weight(rows: list[dict[str, Any]]) -> alt.LayerChart:
+    """What each target takes, as bars with their numbers.
+
+    Args:
+        rows: each ``target`` and ``bytes``.
+    """
+    values = [row | {"said": f"{row['target']}: {size(row['bytes'])}", "told": size(row["bytes"])} for row in rows]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        y=alt.Y("target:N", title=None, sort=None), x=alt.X("bytes:Q", title=None, axis=None), description="said:N"
+    )
+    bars = base.mark_bar(height=14, cornerRadiusEnd=2).encode(color=_coloured(rows))
+    told = base.mark_text(align="left", dx=5, color=INK).encode(text="told:N")
+    return _fitted(bars + told, 26 * len(rows) + 16)
+
+
+def size(of: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if of >= scale:
+            return f"{of / scale:.1f} {unit}"
+    return f"{of / 1e3:.1f} kB"
+
+
+def ranges(graph: str, of: dict[str, list[float]]) -> alt.LayerChart:
+    """The least and the greatest value of each activation on the calibration examples, in the graph's order.
+
+    Args:
+        of: tensor -> its least and greatest value.
+    """
+    values = [
+        {"at": i, "low": low, "high": high, "said": f"{name}: {low:.4g} to {high:.4g}"}
+        for i, (name, (low, high)) in enumerate(of.items(), start=1)
+    ]
+    reach = max(10.0, *(max(abs(low), abs(high)) for low, high in of.values()))
+    near = reach > FP16_MAX / 1000  # a line far from all bars would only flatten them
+    ends = max(reach, FP16_MAX if near else 0.0)
+    scale = alt.Scale(type="symlog", domain=[-ends, ends], nice=False)
+    tens = [sign * 10.0**power for power in range(0, int(math.log10(ends)) + 1) for sign in (-1, 1)]
+    y = alt.Y(
+        "low:Q",
+        title="value (symmetric log)",
+        scale=scale,
+        axis=alt.Axis(values=[0, *tens], format="~s" if ends < 1e15 else "~e"),
+    )
+    bars = (
+        alt.Chart(alt.Data(values=values))
+        .mark_rule(strokeWidth=max(2, min(9, 260 / len(values))), color=COLOURS["fp32"], strokeCap="butt")
         .encode(
-            x=alt.X(
-                "ms:Q",
-                title="latency of one request, milliseconds (log)",
-                scale=alt.Scale(type="log", nice=False),
-                axis=spaced,
-            ),
-            y=alt.Y("share:Q", title="requests answered within, %"),
-            color=alt.Color(
-                "target:N",
-                title=None,
-                sort=names,
-                scale=alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]),
-            ),
-            strokeDash=alt.StrokeDash(
-                "target:N",
-                title=None,
-                sort=names,
-                scale=alt.Scale(domain=names, range=[DASHES[i // len(COLOURS)] for i in range(len(names))]),
-            ),
+            x=alt.X("at:Q", title=f"activations of {graph}, first to last", axis=alt.Axis(tickMinStep=1, grid=False)),
+            y=y,
+            y2="high:Q",
+            description="said:N",
         )
     )
-    return _svg(chart.properties(width=WIDTH, height=220))
+    limits = [{"at": sign * FP16_MAX, "said": f"fp16 ends at {sign * FP16_MAX:g}"} for sign in (-1, 1) if near]
+    lines = alt.Chart(alt.Data(values=limits)).mark_rule(color=BUDGET, strokeWidth=2)
+    return _fitted(bars + lines.encode(y="at:Q", description="said:N"), 240)
 
 
-def drift(curves: dict[str, dict[str, list[float]]]) -> str:
+def drift(curves: dict[str, dict[str, list[float]]]) -> alt.Chart:
     """The largest error so far against the number of steps, for each network; both axes log.
 
     Args:
         curves: network -> ``step`` and ``error``.
     """
     values = [
-        {"network": name, "step": step, "error": max(error, 1e-12)}
+        {"target": name, "step": step, "error": max(error, 1e-12)}
         for name, curve in curves.items()
         for step, error in zip(curve["step"], curve["error"], strict=True)
     ]
-    names = list(curves)
+    named = [{"target": name} for name in curves]
     chart = (
         alt.Chart(alt.Data(values=values))
         .mark_line(interpolate="step-after", strokeWidth=2)
@@ -102,59 +177,190 @@ def drift(curves: dict[str, dict[str, list[float]]]) -> str:
                 scale=alt.Scale(type="log"),
                 axis=alt.Axis(format=".0e", tickCount=6),
             ),
-            color=alt.Color(
-                "network:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)]))
-            ),
+            color=_coloured(named, legend=True),
+            strokeDash=_dashed(named),
         )
     )
-    return _svg(chart.properties(width=WIDTH, height=220))
+    return _fitted(chart, 250 + 18 * len(curves))
 
 
-def training(history: list[dict[str, float]], spread: list[dict[str, float]], metric: str, unit: str) -> str:
-    """Losses, the metric, and the spread of weights and biases, by epoch; a line marks the epoch that was kept.
+def learning(history: list[dict[str, float]], metric: str, unit: str) -> alt.VConcatChart:
+    """Losses and the metric by epoch; a line marks the epoch that was kept.
 
     Args:
-        history, spread: rows of the two CSV files that ``train`` writes.
+        history: rows of the CSV file that ``train`` writes.
     """
-    kept = min(history, key=lambda row: row["select_loss"])["epoch"]
-    rule = alt.Chart(alt.Data(values=[{"epoch": kept}])).mark_rule(color=INK, strokeDash=[2, 3]).encode(x="epoch:Q")
-    x = alt.X("epoch:Q", title="epoch")
     losses = [
-        {"epoch": row["epoch"], "loss": row[f"{split}_loss"], "split": split}
+        {"epoch": row["epoch"], "loss": max(row[f"{split}_loss"], 1e-12), "split": split}
         for row in history
         for split in ("train", "select")
     ]
+    alone = len(history) == 1  # one epoch makes no line
+    colours = alt.Scale(domain=["train", "select"], range=[TRAINED, COLOURS["fp32"]])
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
     loss = (
         alt.Chart(alt.Data(values=losses))
-        .mark_line(strokeWidth=2)
+        .mark_line(strokeWidth=2, point=alone)
         .encode(
             x=x,
-            y=alt.Y("loss:Q", title="loss (log)", scale=alt.Scale(type="log")),
-            color=alt.Color("split:N", title=None, sort=None, scale=alt.Scale(range=list(COLOURS))),
+            y=alt.Y("loss:Q", title="loss (log)", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4, format="~g")),
+            color=alt.Color("split:N", title=None, sort=None, scale=colours),
         )
     )
-    rows = alt.Chart(alt.Data(values=history))
-    score = rows.mark_line(strokeWidth=2, color=COLOURS[1]).encode(
-        x=x, y=alt.Y(f"{metric}:Q", title=f"{metric} on select, {unit}", scale=alt.Scale(zero=False))
+    score = (
+        alt.Chart(alt.Data(values=history))
+        .mark_line(strokeWidth=2, color=COLOURS["fp32"], point=alone)
+        .encode(x=x, y=alt.Y("score:Q", title=[f"{metric}", f"on select, {unit}"], scale=alt.Scale(zero=False)))
+        .transform_calculate(score=f"datum[{json.dumps(metric)}]")
     )
-    rows = alt.Chart(alt.Data(values=spread))
-    spreads = []
+    return _stacked([chart + _kept(history) for chart in (loss, score)])
+
+
+def spread(of: list[dict[str, float]], history: list[dict[str, float]]) -> alt.VConcatChart:
+    """All weights and all biases by epoch: least, quartiles, median, greatest.
+
+    Args:
+        of, history: rows of the two CSV files that ``train`` writes.
+    """
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
+    rows = alt.Chart(alt.Data(values=of))
+    charts = []
     for kind in ("weights", "biases"):
-        ends = rows.mark_area(opacity=0.25, color=COLOURS[0]).encode(
-            x=x, y=alt.Y(f"{kind}_min:Q", title=kind), y2=f"{kind}_max:Q"
-        )
-        quartiles = rows.mark_area(opacity=0.45, color=COLOURS[0]).encode(x=x, y=f"{kind}_p25:Q", y2=f"{kind}_p75:Q")
-        middle = rows.mark_line(color=COLOURS[0]).encode(x=x, y=f"{kind}_p50:Q")
-        spreads.append((ends + quartiles + middle + rule).properties(width=WIDTH / 2 - 40, height=150))
-    pairs = [(chart + rule).properties(width=WIDTH / 2 - 40, height=150) for chart in (loss, score)]
-    return _svg((pairs[0] | pairs[1]) & (spreads[0] | spreads[1]))
+        y = alt.Y(f"{kind}_min:Q", title=kind)
+        ends = rows.mark_area(opacity=0.25, color=COLOURS["fp32"]).encode(x=x, y=y, y2=f"{kind}_max:Q")
+        quartiles = rows.mark_area(opacity=0.45, color=COLOURS["fp32"])
+        middle = rows.mark_line(color=COLOURS["fp32"]).encode(x=x, y=f"{kind}_p50:Q")
+        charts.append(ends + quartiles.encode(x=x, y=f"{kind}_p25:Q", y2=f"{kind}_p75:Q") + middle + _kept(history))
+    return _stacked(charts)
 
 
-def _svg(chart: Any) -> str:
+def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
+    """Score against latency of all that answers one data set's test items; area is size, a ring marks the front.
+
+    Args:
+        panel: one of ``tradeoff.panels``.
+    """
+    scale = alt.Scale(domain=panel["reach"], reverse=not panel["higher_is_better"], zero=False)
+    x = alt.X(
+        "ms:Q",
+        title="latency of one request, milliseconds (log)",
+        scale=alt.Scale(type="log", nice=False, padding=24),
+    )
+    y = alt.Y("score:Q", title=panel["metric"], scale=scale)
+    colour = alt.Color(
+        "kind:N",
+        title=None,
+        scale=alt.Scale(domain=["trained", *COLOURS], range=[TRAINED, *COLOURS.values()]),
+        legend=alt.Legend(columns=4),
+    )
+    area = alt.Size("bytes:Q", legend=None, scale=alt.Scale(type="sqrt", range=[40, 420]))
+    points = [point | {"kind": _precision(point["target"]) or "trained"} for point in panel["points"]]
+
+    def of(key: str) -> alt.Chart:
+        shown = [point for point in points if point[key] is not None and point[key] is not False]  # 0 is a bound
+        return alt.Chart(alt.Data(values=shown))
+
+    every = alt.Chart(alt.Data(values=points))
+    together = every.mark_line(color=INK, strokeWidth=1, opacity=0.25).encode(x=x, y=y, detail="recipe:N", order="ms:Q")
+    bars = of("lower").mark_rule(strokeWidth=1.5, opacity=0.7)
+    bars = bars.encode(x=x, y=alt.Y("lower:Q", scale=scale), y2="upper:Q", color=colour)
+    across = of("ms_lower").mark_rule(strokeWidth=1.5, opacity=0.7)
+    across = across.encode(x="ms_lower:Q", x2="ms_upper:Q", y=y, color=colour)
+    dots = every.mark_point(filled=True, opacity=0.85)
+    dots = dots.encode(x=x, y=y, size=area, color=colour, description="said:N")
+    rings = of("front").mark_point(filled=False, color=INK, strokeWidth=2, opacity=1)
+    rings = rings.encode(x=x, y=y, size=area, description="said:N")
+    names = of("named").mark_text(align="right", dx=10, dy=-17, color=INK, limit=180).encode(x=x, y=y, text="recipe:N")
+    chart = together + bars + across + dots + rings + names
+    return _fitted(chart.properties(title=_title(panel["title"])), 320)
+
+
+def svg(chart: Any) -> str:
+    """For a page: transparent, in the page's own ink, coordinates to a tenth of a pixel."""
+    drawn = str(vl_convert.vegalite_to_svg(_styled(chart)))
+    return re.sub(r"<[^>]*>", lambda tag: _tidied(tag[0]), drawn)  # a name in a text may look like an attribute
+
+
+def _tidied(tag: str) -> str:
+    tag = re.sub(COORDINATES, lambda found: re.sub(r"\d+\.\d{2,}", _tenth, found[0]), tag)
+    return tag.replace(f'"{INK}"', '"currentColor"')
+
+
+def _tenth(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.1f}".removesuffix(".0")
+
+
+def svg_file(drawn: str) -> str:
+    """What ``svg`` drew as a file of its own, which follows the light or dark of whoever shows it."""
+    ink = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:#e7eaec}}}}</style>"
+    return re.sub(r"(<svg[^>]*>)", rf"\1{ink}", drawn, count=1)
+
+
+def png(drawn: str) -> bytes:
+    """What ``svg`` drew for print: dark on white, two pixels a point."""
+    paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
+    filled = re.sub(r"(<svg[^>]*>)", rf"\1{paper}", drawn.replace('="currentColor"', f'="{INK}"'), count=1)
+    return bytes(vl_convert.svg_to_png(filled, scale=2))
+
+
+def beside(charts: list[Any], columns: int = 2) -> alt.ConcatChart:
+    """One picture of several charts, each with the scales of its own."""
+    free = [chart.properties(width=WIDTH - 60, height=WIDTH - 160) for chart in charts]
+    return alt.concat(*free, columns=columns, spacing=36).resolve_scale(
+        x="independent", y="independent", size="independent", color="shared"
+    )
+
+
+def _precision(target: str) -> str:
+    """What a target's name says of its precision; empty for the trained network."""
+    last = target.rpartition("-")[2]
+    return last if last in COLOURS else ""
+
+
+def _coloured(rows: list[dict[str, Any]], legend: bool = False) -> alt.Color:
+    """A colour for each target, by its precision."""
+    names = list(dict.fromkeys(row["target"] for row in rows))
+    scale = alt.Scale(domain=names, range=[COLOURS.get(_precision(name), TRAINED) for name in names])
+    shown = alt.Legend(columns=1, symbolLimit=len(names)) if legend else None  # Vega leaves out those after 30
+    return alt.Color("target:N", title=None, sort=None, scale=scale, legend=shown)
+
+
+def _dashed(rows: list[dict[str, Any]]) -> alt.StrokeDash:
+    """Dashes for each target, by its runtime, so that equal precisions on two runtimes differ."""
+    names = [row["target"] for row in rows]
+    runtimes = list(dict.fromkeys(name.rpartition("-")[0] for name in names if _precision(name)))
+    dashes = [
+        DASHES[runtimes.index(name.rpartition("-")[0]) % len(DASHES)] if _precision(name) else DASHES[0]
+        for name in names
+    ]
+    return alt.StrokeDash("target:N", title=None, sort=None, scale=alt.Scale(domain=names, range=dashes))
+
+
+def _kept(history: list[dict[str, float]]) -> alt.Chart:
+    """A line at the epoch of least loss on ``select``."""
+    at = min(history, key=lambda row: row["select_loss"])["epoch"]
+    values = alt.Data(values=[{"epoch": at, "said": f"the weights of epoch {at:g} were kept"}])
+    return alt.Chart(values).mark_rule(color=INK, strokeDash=[2, 3]).encode(x="epoch:Q", description="said:N")
+
+
+def _stacked(charts: list[Any]) -> alt.VConcatChart:
+    return alt.vconcat(*(chart.properties(width=WIDTH - 90, height=110) for chart in charts), spacing=14)
+
+
+def _title(text: str) -> alt.TitleParams:
+    return alt.TitleParams(text, anchor="start", fontSize=13, fontWeight="bold", color=INK, offset=10, limit=WIDTH - 60)
+
+
+def _fitted(chart: Any, height: float) -> Any:
+    """So wide and so high, labels and all where it stands alone (``_styled``)."""
+    return chart.properties(width=WIDTH, height=height)
+
+
+def _styled(chart: Any) -> dict[str, Any]:
     styled = chart.configure(
         background="transparent",
         font="Liberation Sans, Arial, Helvetica, sans-serif",  # what Vega measures with: no label is cut off
-        padding={"left": 24, "right": 12, "top": 6, "bottom": 6},
+        padding={"left": 10, "right": 14, "top": 6, "bottom": 4},  # a little for wider fonts
         axis=alt.Axis(
             labelColor=INK,
             titleColor=INK,
@@ -162,12 +368,19 @@ def _svg(chart: Any) -> str:
             tickColor=INK,
             gridColor=INK,
             gridOpacity=0.12,
-            labelLimit=260,
+            domainOpacity=0.4,
+            tickOpacity=0.4,
+            labelFontSize=12,
+            titleFontSize=12,
+            labelLimit=190,
+            labelOverlap="greedy",
+            labelSeparation=8,
             titleFontWeight="normal",
         ),
-        legend=alt.LegendConfig(
-            labelColor=INK, titleColor=INK, orient="top", labelLimit=260, columns=3, columnPadding=24
-        ),
+        legend=alt.LegendConfig(labelColor=INK, titleColor=INK, labelFontSize=12, orient="top", labelLimit=340),
         view=alt.ViewConfig(stroke=None),
     )
-    return str(vl_convert.vegalite_to_svg(styled.to_dict()))
+    drawn = dict(styled.to_dict(validate=False))  # ours, and the checking takes longer than the drawing
+    if "width" in drawn:  # one chart alone
+        drawn["autosize"] = {"type": "fit", "contains": "padding"}
+    return drawn

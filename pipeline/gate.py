@@ -1,6 +1,7 @@
-"""Stage ``gate``: exit with an error on any ``FAIL``; it writes nothing, so that it fails again until that is mended.
+"""Stage ``gate``: what every run ends with: the matrix, where the page is, and an error on any ``FAIL``.
 
-``python -m pipeline.gate --strict`` fails on anything but ``PASS``.
+It runs every time and writes nothing, so that it fails again until that is mended. ``python -m pipeline.gate --strict``
+fails on anything but ``PASS``.
 """
 
 import sys
@@ -8,24 +9,21 @@ import sys
 from deploy.errors import Refused
 from deploy.files import read_json
 from pipeline import stage
+from pipeline.matrix import answer, terminal
 from pipeline.recipe import Project
 from pipeline.verdicts import FAIL, PASS
 
 
 def gate(project: Project, strict: bool = False) -> None:
-    """Raise on the rows that stop it.
+    """Print the matrix, and raise on the rows that stop it.
 
     Raises:
         Refused: each row that failed, with its reason.
     """
-    metrics = read_json(project.build / "metrics.json")
-    rows = [(name, target, row) for name, targets in metrics.items() for target, row in targets.items()]
+    verdicts = read_json(project.build / "verdicts.json")
+    print(f"\n{terminal(verdicts)}\n\n{answer(verdicts)}\nThe page: {project.build / 'report.html'}")
+    rows = [(name, target, row) for name, recipe in verdicts.items() for target, row in recipe["targets"].items()]
     stopped = [row for row in rows if (row[2]["verdict"] != PASS if strict else row[2]["verdict"] == FAIL)]
-    counts = {
-        verdict: sum(row[2]["verdict"] == verdict for row in rows)
-        for verdict in sorted({r[2]["verdict"] for r in rows})
-    }
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if stopped:
         reasons: dict[str, list[str]] = {}
         for name, target, row in stopped:

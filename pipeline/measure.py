@@ -42,8 +42,13 @@ def measure(project: Project, name: str) -> None:
     )
     write_json(project.build / "measure" / f"{name}.json", measurement)
     close_cache(cache)
+    for device, why in measurement["trained"].get("failed", {}).items():
+        print(f"{name}: no latency of the trained network on {device}: {why}")
     rows = measurement["targets"]
     here = [target for target, row in rows.items() if not row["reason"]]
+    for target in here:
+        if "failed" in rows[target]:
+            print(f"{name}: {target} failed: {rows[target]['failed']}")
     print(f"{name}: measured {', '.join(here)}; {len(rows) - len(here)} targets are not here")
 
 

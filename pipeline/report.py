@@ -1,54 +1,81 @@
-"""Stage ``report``: the verdicts as a page to look at, and as Markdown."""
+"""Stage ``report``: the verdicts as a page to look at, as Markdown, as charts in files and as DVC's plots.
 
-import base64
-import csv
-import io
+What a recipe lacks (a file that is damaged, missing, or of another version) costs the page one line, and no more.
+"""
+
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup, escape
-from PIL import Image
+from tqdm import tqdm
 
-from deploy.contract import load_arrays
-from deploy.files import read_json, write_bytes
-from deploy.tasks import load_task
-from pipeline import charts, stage
-from pipeline.recipe import Graph, Project, Recipe, Weights
-from pipeline.verdicts import FAIL, INCONCLUSIVE, PASS
+from deploy.files import write_bytes
+from pipeline import charts, matrix, stage
+from pipeline.absent import measure_by
+from pipeline.advice import advice, paragraph
+from pipeline.plots import write_plots
+from pipeline.recipe import Project
+from pipeline.section import part, read_object, section
+from pipeline.tradeoff import panels
+from pipeline.verdicts import FAIL, NOT_MEASURED, PASS
 
-PICTURE = 64  # pixels at most, of a side
-WRONG_SHOWN = 48  # items that somebody got wrong, a recipe
+OPEN_AT_MOST = 12  # recipes; of more, those alone are open whose verdicts are not all PASS
 
 
 def report(project: Project) -> None:
-    """Write ``report.html`` (one file, no script, nothing from elsewhere) and ``report.md``."""
-    verdicts = read_json(project.build / "verdicts.json")
-    host = read_json(project.build / "host.json")
-    sections = [_section(project, name, recipe, verdicts[name]) for name, recipe in project.recipes.items()]
-    folder = Path(__file__).parent
-    page = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined)
-    page.filters["prose"] = prose
-    html = page.get_template("report.html").render(
-        answer=answer(verdicts),
+    """Write ``report.html`` (one file, nothing from elsewhere), ``report.md``, ``charts/`` and ``plots/``."""
+    lacking: list[str] = []
+    verdicts = part(lacking, "the verdicts", lambda: read_object(project.build / "verdicts.json"), {})
+    host = part(lacking, "the host", lambda: read_object(project.build / "host.json"), {})
+    known = {name: recipe for name, recipe in project.recipes.items() if name in verdicts}
+    lacking += [f"{name}: no verdict; run `dvc repro`" for name in project.recipes if name not in known]
+    verdicts = {name: verdicts[name] for name in known}  # of a recipe that is gone nothing is shown
+    sections = [
+        section(project, name, recipe, verdicts[name])
+        for name, recipe in tqdm(known.items(), desc="report", unit=" recipes", disable=None)
+    ]
+    drawn = [(panel, charts.tradeoff(panel)) for panel in panels(verdicts)]
+    unproved = _unproved(verdicts)
+    part(lacking, "DVC's plots", lambda: write_plots(project), None)
+    html = _template().render(
+        answer=matrix.answer(verdicts),
+        counts=matrix.counts(verdicts),
+        columns=matrix.columns(verdicts),
+        verdicts=verdicts,
         sections=sections,
+        few=len(sections) <= OPEN_AT_MOST,
+        unproved=unproved,
+        tradeoff=[(panel, charts.svg(chart)) for panel, chart in drawn],
+        absent=_absent(verdicts),
+        heads=matrix.HEADS,
+        rows=[(row, matrix.cells(row)) for row in matrix.measured(verdicts)],
         host=host,
-        number=number,
-        absent=not_measured(verdicts),
-        heads=HEADS,
-        rows=[(row, cells(row)) for row in measured(verdicts)],
-        dates=sorted({recipe["date"] for recipe in verdicts.values()}),
+        lacking=lacking,
+        dates=sorted({recipe["date"] for recipe in verdicts.values() if recipe["date"]}),
     )
     write_bytes(project.build / "report.html", html.encode())
-    text = f"# Plumbline report\n\n{answer(verdicts)}\n\n{table(verdicts)}\n\nHost: {host['name']}\n"
-    for (verdict, reason), targets in not_measured(verdicts).items():
-        text += f"\n- **{verdict}** ({reason}): {', '.join(targets)}"
-    write_bytes(project.build / "report.md", (text + "\n").encode())
-    print(_terminal(verdicts))
-    print(f"{answer(verdicts)}\nThe page: {project.build / 'report.html'}")
+    write_bytes(project.build / "report.md", _markdown(verdicts, unproved, lacking).encode())
+    if drawn:
+        together = charts.svg(charts.beside([chart for _, chart in drawn]))
+        _write_chart(project.build / "charts" / "tradeoff", together)
+    for of in sections:
+        for chart in of["charts"]:
+            _write_chart(project.build / "charts" / f"{of['name']}-{chart['file']}", chart["svg"])
+    print(f"{matrix.answer(verdicts)}\nThe page: {project.build / 'report.html'}")
+
+
+def _template() -> jinja2.Template:
+    folder = Path(__file__).parent
+    page = jinja2.Environment(
+        autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    page.filters |= {"prose": prose, "size": charts.size, "number": matrix.number}
+    page.globals |= {"ratio": matrix.ratio, "trained": matrix.trained, "interval": interval, "amount": matrix.amount}
+    page.globals |= {"style": Markup((folder / "report.css").read_text())}  # noqa: S704  # ours
+    page.globals |= {"script": Markup((folder / "report.js").read_text())}  # noqa: S704  # ours
+    return page.get_template("report.html")
 
 
 def prose(text: str) -> Markup:
@@ -56,244 +83,61 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped on this line
 
 
-def answer(verdicts: dict[str, Any]) -> str:
-    """Can it ship? One sentence."""
-    rows = [row for recipe in verdicts.values() for row in recipe["targets"].values()]
-    count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (PASS, INCONCLUSIVE, FAIL)}
-    absent = sum(row["deployed"] is None for row in rows)
-    if count[FAIL]:
-        start = f"No: {count[FAIL]} of {len(rows)} deployments failed"
-    elif not count[PASS]:
-        start = "Not yet: nothing is proved"
-    elif count[INCONCLUSIVE]:
-        start = f"In part: {count[INCONCLUSIVE]} could not be decided"
-    else:
-        start = "Yes, where it was measured"
-    return (
-        f"{start}; {count[PASS]} of {len(rows)} deployments are proved to be what was trained within their budget, "
-        f"{absent} were not measured on this host."
-    )
+def interval(row: dict[str, Any], budget: float) -> dict[str, float] | None:
+    """Where a drop's bounds, the drop itself and nothing lie between minus the budget and 1.25 budgets, in per cent."""
+    if row["drop_lower95"] is None:
+        return None
+    at = {
+        key: min(100.0, max(0.0, 100 * (value + budget) / (2.25 * budget)))
+        for key, value in {"from": row["drop_lower95"], "to": row["drop_upper95"], "at": row["drop"]}.items()
+    }
+    return at | {"zero": 100 / 2.25, "budget": 200 / 2.25}
 
 
-def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that were measured, each with ``recipe``, ``target`` and its recipe's budget and metric."""
-    return [
-        row
-        | {"recipe": name, "target": target, "metric": recipe["metric"], "budget": recipe["budget"]["drop"]}
-        | {"latency_budget": recipe["budget"]["latency_ratio"].get(target)}
-        for name, recipe in verdicts.items()
-        for target, row in recipe["targets"].items()
-        if row["deployed"] is not None
-    ]
-
-
-def not_measured(verdicts: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """Verdict and reason -> ``recipe: target`` of the rows that were not measured."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+def _unproved(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every row that was tried or fails and is not PASS, worst first, with a paragraph for each reason in a recipe."""
+    entries: dict[tuple[str, str, str], dict[str, Any]] = {}
     for name, recipe in verdicts.items():
         for target, row in recipe["targets"].items():
-            if row["deployed"] is None:
-                reasons.setdefault((row["verdict"], row["reason"]), []).append(f"{name}: {target}")
-    return reasons
+            if row["verdict"] == PASS or (row["verdict"] == NOT_MEASURED and row["deployed"] is None):
+                continue
+            told = paragraph(advice(name, target, row, recipe))
+            key = (name, row["verdict"], row["causes"][0]["reason"])
+            entry = entries.setdefault(key, {"recipe": name, "verdict": row["verdict"], "advice": told, "targets": []})
+            entry["targets"].append(target)
+    return sorted(entries.values(), key=lambda entry: entry["verdict"] != FAIL)
 
 
-HEADS = [
-    "recipe",
-    "target",
-    "verdict",
-    "metric",
-    "trained",
-    "deployed",
-    "drop (95 % at most)",
-    "budget",
-    "latency ÷ trained",
-    "p50",
-    "size",
-    "n",
-]
+def _absent(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The reasons why rows were not measured, each with what would measure them and the rows, by recipe."""
+    groups = []
+    for (verdict, reason), places in matrix.not_measured(verdicts).items():
+        if verdict == NOT_MEASURED:
+            by_recipe: dict[str, list[str]] = {}
+            for name, target in places:
+                by_recipe.setdefault(name, []).append(target)
+            groups.append({"reason": reason, "by": measure_by(reason), "places": by_recipe, "n": len(places)})
+    return groups
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A measured row as text, one cell a head of ``HEADS``."""
-    unit, drop_unit = row["metric"]["unit"], row["metric"]["drop_unit"]
-    places = row["metric"]["places"]
-    ratio = "–"
-    if row["latency_ratio"] is not None:
-        ratio = f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
-        ratio += f", budget {row['latency_budget']:g}" if row["latency_budget"] else ", no budget"
-    return [
-        row["recipe"],
-        row["target"],
-        row["verdict"],
-        row["metric"]["name"],
-        f"{row['trained']:.2f} {unit}",
-        f"{row['deployed']:.2f} {unit}",
-        f"{number(row['drop'], places)} ({number(row['drop_upper95'], places)})",
-        f"{row['budget']:g} {drop_unit}",
-        ratio,
-        f"{row['p50_ms']:.3f} ms",
-        f"{row['size_bytes'] / 1000:.1f} kB",
-        str(row["n"]),
+def _write_chart(path: Path, svg: str) -> None:
+    """``path`` with ``.svg`` and ``.png``."""
+    write_bytes(path.with_name(f"{path.name}.svg"), charts.svg_file(svg).encode())
+    write_bytes(path.with_name(f"{path.name}.png"), charts.png(svg))
+
+
+def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], lacking: list[str]) -> str:
+    """The page's words and numbers as Markdown."""
+    parts = ["# Plumbline report", matrix.answer(verdicts), *lacking]
+    parts += [matrix.markdown(verdicts), matrix.table(verdicts)]
+    parts += [
+        f"**{entry['recipe']} on {', '.join(entry['targets'])}: {entry['verdict']}.** {entry['advice']}"
+        for entry in unproved
     ]
-
-
-def number(value: float | None, places: int = 2) -> str:
-    """So many places, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{places}f}"
-
-
-def table(verdicts: dict[str, Any]) -> str:
-    """The measured rows as a Markdown table, each with the first digits of its graph's hash."""
-    rows = [[*cells(row), _short(row["graph_sha256"])] for row in measured(verdicts)]
-    lines = [[*HEADS, "graph"], ["---"] * (len(HEADS) + 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _short(hashes: str | dict[str, str]) -> str:
-    """The first digits of the hash of one graph, or of each."""
-    return " ".join(f"`{h[:8]}`" for h in ([hashes] if isinstance(hashes, str) else hashes.values()))
-
-
-def _terminal(verdicts: dict[str, Any]) -> str:
-    """The measured rows in columns."""
-    lines = [list(HEADS), *(cells(row) for row in measured(verdicts))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-
-
-def _section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]) -> dict[str, Any]:
-    measurement = read_json(project.build / "measure" / f"{name}.json")
-    metric = load_task(recipe.task).metric
-    history, spread = (_read_csv(project.build / "history" / kind / f"{name}.csv") for kind in ("loss", "spread"))
-    here = {target: row for target, row in verdict["targets"].items() if row["deployed"] is not None}
-    drops = [
-        {"target": target, "drop": row["drop"], "lower": row["drop_lower95"], "upper": row["drop_upper95"]}
-        for target, row in here.items()
-        if row["drop_upper95"] is not None
-    ]
-    own = "the ONNX file, onnxruntime" if isinstance(recipe.train, Graph) else "PyTorch eager"
-    timed = {f"trained ({own}, {on})": facts for on, facts in measurement["trained"]["latency"].items()}
-    timed |= {target: measurement["targets"][target] for target in here}
-    latencies = {target: facts["latency_s"] for target, facts in timed.items()}
-    drifts = {f"trained ({own}, cpu)": measurement["trained"]} | {t: measurement["targets"][t] for t in here}
-    drifts = {network: facts["drift"] for network, facts in drifts.items() if "drift" in facts}
-    quantized = read_json(project.build / "quantize" / name / "quantize.json")
-    built = read_json(project.build / "engines" / name / "build.json")
-    return {
-        "name": name,
-        "verdict": verdict,
-        "here": here,
-        "accuracy": charts.accuracy(drops, recipe.budget.drop, metric.name, metric.drop_unit) if drops else "",
-        "latency": charts.latency(latencies) if latencies else "",
-        "how": measurement["latency"],
-        "drift": charts.drift(drifts) if drifts else "",
-        "details": {"trained": verdict["trained"]["details"]}
-        | {target: row["details"] for target, row in here.items()},
-        "made": _made(quantized),
-        "kept_float": _kept_float(quantized),
-        "data": read_json(project.build / "prepare" / recipe.data / "data.json"),
-        "own": own,
-        "brought": {Weights: "weights", Graph: "graph"}.get(type(recipe.train), ""),
-        "training": charts.training(history, spread, metric.name, metric.unit) if history else "",
-        "wrong": _wrong(project, recipe, measurement),
-        "engines": {
-            target: sum(file["bytes"] for file in entry["files"].values())
-            for target, entry in built.items()
-            if "files" in entry and target not in here
-        },
-    }
-
-
-def _made(quantized: dict[str, Any]) -> list[dict[str, Any]]:
-    """How the int8 graphs were chosen: a row a candidate that was tried, those of a graph best first."""
-    return [
-        {"precision": precision, "graph": graph, "chosen": i == 0} | candidate
-        for precision, graphs in quantized.items()
-        if "reason" not in graphs
-        for graph, facts in graphs.items()
-        for i, candidate in enumerate(facts.get("candidates", []))
-        if "reason" not in candidate
-    ]
-
-
-def _kept_float(quantized: dict[str, Any]) -> dict[str, list[str]]:
-    """``precision: graph`` -> the nodes that stay in float32 there, for their range or for want of a quantized form."""
-    return {
-        f"{precision}: {graph}": facts["float32"]
-        for precision, graphs in quantized.items()
-        if "reason" not in graphs
-        for graph, facts in graphs.items()
-        if facts.get("float32")
-    }
-
-
-def _read_csv(path: Path) -> list[dict[str, float]]:
-    with open(path, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _wrong(project: Project, recipe: Recipe, measurement: dict[str, Any]) -> dict[str, Any] | None:
-    """Test items that the trained network or a deployed one got wrong, those on which they disagree first."""
-    data = project.build / "prepare" / recipe.data
-    test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
-    said = {"trained": measurement["trained"]["predicted"]}
-    said |= {t: row["predicted"] for t, row in measurement["targets"].items() if "predicted" in row}
-    if {"image", "label"} <= set(test) and test["image"].ndim == 4 and test["image"].shape[1] in (1, 3):
-        truth = [str(classes[label]) for label in test["label"]]
-        said = {t: [str(classes[p]) if p >= 0 else "nothing finite" for p in row] for t, row in said.items()}
-        shown = partial(_picture_of, test["image"])
-    elif {"source", "target"} <= set(test):
-        truth, lines = _lines(test["target"]), _lines(test["source"])
-        said = {t: [p if p is not None else "nothing finite" for p in row] for t, row in said.items()}
-        shown = partial(_text_of, lines)
-    else:  # there is nothing to look at in mere numbers, and a whole text has no one answer that is right or wrong
-        return None
-    answers = np.array(list(said.values()))  # (networks, n)
-    wrong = np.flatnonzero((answers != np.array(truth)).any(axis=0))
-    differ = (answers != answers[0]).any(axis=0)
-    order = sorted(map(int, wrong), key=lambda i: (not differ[i], i))
-    items = [
-        shown(i)
-        | {
-            "index": i,
-            "truth": truth[i],
-            "trained": said["trained"][i],
-            "others": {t: row[i] for t, row in said.items() if row[i] != said["trained"][i]},
-        }
-        for i in order[:WRONG_SHOWN]
-    ]
-    return {"items": items, "all": len(order), "differ": int(differ.sum())}
-
-
-def _picture_of(images: np.ndarray, i: int) -> dict[str, Any]:
-    return {"image": picture(images[i])}
-
-
-def _text_of(lines: list[str], i: int) -> dict[str, Any]:
-    return {"text": lines[i]}
-
-
-def _lines(text: np.ndarray) -> list[str]:
-    return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in text]
-
-
-def picture(image: np.ndarray) -> str:
-    """An image ``(1 or 3, height, width)`` as a data URI: a grey one as ink on paper, its largest value black.
-
-    Of numbers that are no uint8 the image's least becomes 0 and its greatest 255.
-    """
-    if image.dtype != np.uint8:
-        above = image.astype(np.float64) - float(image.min())
-        image = np.rint(255 * (above / (above.max() or 1))).astype(np.uint8)
-    if len(image) == 3:
-        pixels = image.transpose(1, 2, 0)
-    else:
-        pixels = 255 - (255.0 * image[0] / max(1, image.max())).astype(np.uint8)
-    small = Image.fromarray(pixels)
-    small.thumbnail((PICTURE, PICTURE))
-    data = io.BytesIO()
-    small.save(data, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    for group in _absent(verdicts):
+        places = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in group["places"].items())
+        parts.append(f"**NOT MEASURED**: {group['reason']}. {group['by']} ({places})")
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

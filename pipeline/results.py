@@ -12,9 +12,10 @@ from typing import Any
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes, write_json
 from deploy.host import describe
-from pipeline import stage
+from pipeline import charts, stage
+from pipeline.matrix import answer, markdown, not_measured, table
 from pipeline.recipe import Project
-from pipeline.report import not_measured, table
+from pipeline.tradeoff import panels
 
 BLOCKS = {
     kind: re.compile(rf"(<!-- {kind}: made by `make {kind}` -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
@@ -23,19 +24,29 @@ BLOCKS = {
 
 
 def results(project: Project) -> None:
-    """Write ``results/<host>.json`` (of another set ``results/<set>/<host>.json``) and the README's block."""
+    """Write ``results/<host>.json`` and its picture (of another set ``results/<set>/``), and the pages made of them."""
     host = read_json(project.build / "host.json")
-    folder = Path.cwd().resolve().relative_to(project.root.resolve())  # of the set: that of its params.yaml
-    write_json(
-        project.root / "results" / folder / f"{host['name']}.json",
-        {
-            "commit": _commit(project.root),
-            "host": host,
-            "verdicts": read_json(project.build / "verdicts.json"),
-        },
-    )
-    readme = project.root / "README.md"
-    write_bytes(readme, with_tables(readme.read_text(), project.root / "results").encode())
+    folder = project.root / "results" / Path.cwd().resolve().relative_to(project.root.resolve())  # that of params.yaml
+    kept = {
+        "commit": _commit(project.root),
+        "host": host,
+        "verdicts": read_json(project.build / "verdicts.json"),
+    }
+    write_json(folder / f"{host['name']}.json", kept)
+    write_bytes(folder / f"{host['name']}.svg", picture(kept).encode())
+    _write_pages(project.root)
+
+
+def picture(result: dict[str, Any]) -> str:
+    """Accuracy, latency and size of all that was measured, as the text of an SVG file."""
+    drawn = [charts.tradeoff(panel) for panel in panels(result["verdicts"])]
+    return charts.svg_file(charts.svg(charts.beside(drawn)))
+
+
+def _write_pages(root: Path) -> None:
+    readme, folder = root / "README.md", root / "results"
+    write_bytes(readme, with_tables(readme.read_text(), folder).encode())
+    write_bytes(folder / "README.md", every_number(folder).encode())
 
 
 def keep_benchmark(root: Path, name: str, lines: str) -> None:
@@ -50,8 +61,7 @@ def keep_benchmark(root: Path, name: str, lines: str) -> None:
         "table": lines,
     }
     write_json(root / "results" / "bench" / f"{name}.json", facts)
-    readme = root / "README.md"
-    write_bytes(readme, with_tables(readme.read_text(), root / "results").encode())
+    _write_pages(root)
 
 
 def with_tables(readme: str, folder: Path) -> str:
@@ -59,8 +69,8 @@ def with_tables(readme: str, folder: Path) -> str:
     ``<host>.json``, ``paper/<host>.json``, ``bench/<name>.json``.
     """
     made = {
-        "results": "\n".join(_block(read_json(path)) for path in sorted(folder.glob("*.json"))),
-        "paper-results": "\n".join(_block(read_json(path)) for path in sorted((folder / "paper").glob("*.json"))),
+        "results": "\n".join(_first(path) for path in sorted(folder.glob("*.json"))),
+        "paper-results": "\n".join(_block(path) for path in sorted((folder / "paper").glob("*.json"))),
         "bench": "\n".join(_benchmark(read_json(path)) for path in sorted((folder / "bench").glob("*.json"))),
     }
     for kind, block in BLOCKS.items():
@@ -79,22 +89,46 @@ def _benchmark(facts: dict[str, Any]) -> str:
     )
 
 
-def _block(result: dict[str, Any]) -> str:
+def every_number(folder: Path) -> str:
+    """``results/README.md``: all that was measured, in one table a host and set."""
+    text = "# Every number\n\nMade by `make results` and `make paper-results` from the files beside it.\n"
+    for path in sorted(folder.rglob("*.json")):
+        if path.parent.name != "bench":
+            result = read_json(path)
+            text += (
+                f"\n## {path.relative_to(folder).with_suffix('')}\n\n{table(result['verdicts'])}\n\n{_where(result)}\n"
+            )
+    return text
+
+
+def _first(path: Path) -> str:
+    """The first screen: sentence, matrix, picture."""
+    result = read_json(path)
+    shown = f"![Accuracy against latency of every deployment; area is size](results/{path.stem}.svg)"
+    return f"**{answer(result['verdicts'])}**\n\n{_block(path)}\n{shown}\n"
+
+
+def _block(path: Path) -> str:
+    result = read_json(path)
+    return f"{markdown(result['verdicts'])}\n\n{_where(result)}\n"
+
+
+def _where(result: dict[str, Any]) -> str:
+    """Where and when it was measured, and how much was not."""
     host, packages = result["host"], result["host"]["packages"]
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("torch", "onnxruntime-gpu", "onnxruntime") if name in packages
     )
     absent = sum(len(rows) for rows in not_measured(result["verdicts"]).values())
     return (
-        f"{table(result['verdicts'])}\n\n"
         f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one "
         f"thread; {_dates(result)}, commit `{result['commit']}`. {absent} rows were not measured on this host, "
-        f"each with its reason in the report.\n"
+        f"each with its reason in the report."
     )
 
 
 def _dates(result: dict[str, Any]) -> str:
-    return " and ".join(sorted({recipe["date"] for recipe in result["verdicts"].values()}))
+    return " and ".join(sorted({recipe["date"] for recipe in result["verdicts"].values() if recipe["date"]}))
 
 
 def _commit(root: Path) -> str:

@@ -3,38 +3,65 @@
 Recipe by recipe as ``params.yaml`` names them, target by target; no rule knows a network, a task or a runtime.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from deploy.files import read_json, sha256, write_json
+from deploy.errors import Refused
+from deploy.files import sha256, write_json
+from deploy.measurement import read_measurement
+from deploy.targets import target_names
 from deploy.tasks import load_task
+from deploy.tasks.metric import Metric
 from pipeline import intervals, stage
 from pipeline.intervals import ALPHA, Interval
-from pipeline.recipe import Budget, Project
-from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, WORSE
+from pipeline.matrix import counts
+from pipeline.recipe import Budget, Project, Recipe
+from pipeline.verdicts import (
+    ABSENT,
+    ACCURACY,
+    ANOTHER_NETWORK,
+    CAUSES,
+    FAIL,
+    INCONCLUSIVE,
+    LATENCY,
+    NO_ANSWER,
+    NO_BOUND,
+    NOT_FINITE,
+    NOT_MEASURED,
+    NOT_TRAINED,
+    PASS,
+    STALE,
+    WORSE,
+)
 
 ERROR_RATIO = 10  # an fp32 graph's error against float64, at most so many times the trained float32 network's
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One part of a row's verdict, in words, with the numbers that it rests on."""
+    """One part of a row's verdict, in words, with its cause (one of ``CAUSES``, none for ``PASS``) and its numbers."""
 
     verdict: str
     reason: str
+    cause: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def verify(project: Project) -> None:
-    """Write ``verdicts.json`` (all of it) and ``metrics.json`` (what ``dvc metrics`` shows)."""
+    """Write ``verdicts.json`` (all of it), and what ``dvc metrics`` shows: ``metrics.json`` and ``summary.json``."""
     verdicts: dict[str, dict[str, Any]] = {}
     for name, recipe in project.recipes.items():
-        measurement = read_json(project.build / "measure" / f"{name}.json")
-        contract = sha256(project.build / "bundle" / name / "contract.json")
-        verdicts[name] = judge(measurement, contract, recipe.floor, recipe.budget)
+        contract = project.build / "bundle" / name / "contract.json"
+        now = sha256(contract) if contract.is_file() else ""  # of a bundle that is gone any measurement is stale
+        try:
+            measurement = read_measurement(project.build / "measure" / f"{name}.json")
+            verdicts[name] = judge(measurement, now, recipe.floor, recipe.budget)
+        except Refused as error:  # it must not cost the other recipes their verdicts
+            verdicts[name] = judge_unmeasured(str(error), recipe)
+        verdicts[name]["data"] = recipe.data
     write_json(project.build / "verdicts.json", verdicts)
     write_json(
         project.build / "metrics.json",
@@ -43,6 +70,7 @@ def verify(project: Project) -> None:
             for name, rows in verdicts.items()
         },
     )
+    write_json(project.build / "summary.json", counts(verdicts))
 
 
 METRICS = (
@@ -56,8 +84,28 @@ METRICS = (
     "latency_ratio",
     "p50_ms",
     "size_bytes",
+    "memory_bytes",
     "graph_sha256",
 )
+
+
+def causes(parts: list[Judgement]) -> list[dict[str, str]]:
+    """What keeps a row from ``PASS``, worst first, and of equals first what may explain the others."""
+    bad = [part for part in parts if part.verdict != PASS]
+    bad.sort(key=lambda part: (-WORSE.index(part.verdict), CAUSES.index(part.cause)))
+    return [{"cause": part.cause, "verdict": part.verdict, "reason": part.reason} for part in bad]
+
+
+def unmeasured(reason: str, precision: str, metric: Metric) -> dict[str, Any]:
+    """The row of a target of a recipe that has no measurement which could be judged."""
+    row: dict[str, Any] = dict.fromkeys(METRICS)
+    return row | {
+        "verdict": NOT_MEASURED,
+        "reason": reason,
+        "causes": causes([Judgement(NOT_MEASURED, reason, ABSENT)]),
+        "metric": f"{metric.name}, {metric.unit}",
+        "precision": precision,
+    }
 
 
 def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budget: Budget) -> dict[str, Any]:
@@ -68,8 +116,8 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         floor: what the trained network itself must reach, in the metric's unit.
 
     Returns:
-        ``trained`` (its score and interval) and ``targets``: target -> the row, with every key of ``METRICS``, whose
-        value is ``None`` where nothing was measured.
+        ``trained`` (its score and interval) and ``targets``: target -> the row, with ``causes`` and every key of
+        ``METRICS``, whose value is ``None`` where nothing was measured.
     """
     task = load_task(measurement["task"])
     trained = measurement["trained"]
@@ -86,12 +134,13 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
             merged |= part.facts
         if "statistics" in row:
             hashes = row["graph_sha256"]
-            merged["size_bytes"] = row["size_bytes"]
+            merged |= {"size_bytes": row["size_bytes"], "memory_bytes": row.get("memory_bytes")}
             merged["details"] = task.details(np.asarray(row["statistics"], dtype=float))
             merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
         merged |= {
             "verdict": worst.verdict,
             "reason": "; ".join(part.reason for part in parts if worst.verdict == PASS or part.verdict != PASS),
+            "causes": causes(parts),
             "metric": f"{metric.name}, {metric.unit}",
             "trained": score,
             "n": len(statistics),
@@ -99,15 +148,33 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
         }
         rows[target] = merged
     return {
-        "metric": {name: getattr(metric, name) for name in ("name", "unit", "drop_unit", "places")},
+        "metric": _told(metric),
         "trained": {"score": score, "floor": floor, "bounds": _score_bounds(statistics, task)}
         | {"details": task.details(statistics)}
         | {"latency_ms": {device: _latency_ms(timed) for device, timed in trained["latency"].items()}},
-        "budget": {"drop": budget.drop, "latency_ratio": budget.latency_ratio},
+        "budget": asdict(budget),
         "host": measurement["host"]["name"],
         "date": measurement["date"],
         "targets": rows,
     }
+
+
+def judge_unmeasured(reason: str, recipe: Recipe) -> dict[str, Any]:
+    """As ``judge``, of a recipe whose measurement was refused: every target that there can be, not measured."""
+    metric = load_task(recipe.task).metric
+    rows = {target: unmeasured(reason, precision, metric) for target, precision in target_names().items()}
+    return {
+        "metric": _told(metric),
+        "trained": {"score": None, "floor": recipe.floor, "bounds": None, "details": {}, "latency_ms": {}},
+        "budget": asdict(recipe.budget),
+        "host": None,
+        "date": None,
+        "targets": rows,
+    }
+
+
+def _told(metric: Metric) -> dict[str, Any]:
+    return {name: getattr(metric, name) for name in ("name", "unit", "drop_unit", "places", "higher_is_better")}
 
 
 def _parts(
@@ -123,17 +190,19 @@ def _parts(
     parts = []
     unit, score = task.metric.unit, task.score(before)
     if not task.metric.drop(floor, score) <= 0:  # a score that is no number is under every floor
-        parts.append(Judgement(FAIL, f"not trained: {score:.2f} {unit}, and the floor is {floor:g} {unit}"))
+        told = f"not trained: {score:.2f} {unit}, and the floor is {floor:g} {unit}"
+        parts.append(Judgement(FAIL, told, NOT_TRAINED))
     if stale:
         reason = "stale: measured on another bundle than this one; measure again: `dvc repro`"
-        return [*parts, Judgement(NOT_MEASURED, reason)]
+        return [*parts, Judgement(NOT_MEASURED, reason, STALE)]
     if row["reason"]:
-        return [*parts, Judgement(NOT_MEASURED, row["reason"])]
+        return [*parts, Judgement(NOT_MEASURED, row["reason"], ABSENT)]
     if "failed" in row:
-        return [*parts, Judgement(FAIL, f"it opened and then failed on the test examples: {row['failed']}")]
+        told = f"it opened and then failed on the test examples: {row['failed']}"
+        return [*parts, Judgement(FAIL, told, NO_ANSWER)]
     parts.append(judge_accuracy(before, np.asarray(row["statistics"], dtype=float), task, budget.drop))
     if not row["finite"]:
-        parts.append(Judgement(FAIL, "answers that are not finite numbers"))
+        parts.append(Judgement(FAIL, "answers that are not finite numbers", NOT_FINITE))
     if row["precision"] == "fp32":
         parts.append(judge_error(row, trained))
     return [*parts, judge_latency(row, trained["latency"].get(row["device"]), budget.latency_ratio.get(target))]
@@ -176,18 +245,17 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     facts["units_to_decide"] = decide
     if bounds is None:
         facts |= {"drop_lower95": None, "drop_upper95": None}
-        return Judgement(
-            INCONCLUSIVE, f"drop {drop:.{places}f} {metric.drop_unit}, and no bound: {facts['method']}", facts
-        )
+        told = f"drop {drop:.{places}f} {metric.drop_unit}, and no bound: {facts['method']}"
+        return Judgement(INCONCLUSIVE, told, NO_BOUND, facts)
     facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
     told = f"drop {drop:.{places}f} {metric.drop_unit}, at most {bounds.upper:.{places}f} (95 %), budget {budget:g}"
     if bounds.upper < budget and surely_below:
-        return Judgement(PASS, told, facts)
+        return Judgement(PASS, told, facts=facts)
     if bounds.lower > budget and surely_above:
         least = f"drop {drop:.{places}f} {metric.drop_unit}, at least {bounds.lower:.{places}f} (95 %)"
-        return Judgement(FAIL, f"{least}, budget {budget:g}", facts)
+        return Judgement(FAIL, f"{least}, budget {budget:g}", ACCURACY, facts)
     needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
-    return Judgement(INCONCLUSIVE, f"{told}{needed}", facts)
+    return Judgement(INCONCLUSIVE, f"{told}{needed}", ACCURACY, facts)
 
 
 def _score_bounds(statistics: np.ndarray, task: ModuleType) -> list[float] | None:
@@ -226,11 +294,12 @@ def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
     facts = {"error_max": came, "error_allowed": allowed}
     against = "float64" if trained["exact"] == "float64" else "float32 (there is no float64 of it)"
     if came is not None and came <= allowed:
-        return Judgement(PASS, f"largest error against {against} {came:.2g}, allowed {allowed:.2g}", facts)
+        return Judgement(PASS, f"largest error against {against} {came:.2g}, allowed {allowed:.2g}", facts=facts)
     return Judgement(
         FAIL,
         f"not the same network: largest error against {against} {came if came is None else format(came, '.3g')}, "
         f"allowed {allowed:.2g} ({ERROR_RATIO} times the trained network's own)",
+        ANOTHER_NETWORK,
         facts,
     )
 
@@ -242,10 +311,10 @@ def judge_latency(row: dict[str, Any], trained: dict[str, Any] | None, budget: f
         trained: the trained network's latency on the same kind of device; ``None`` where it was not timed there.
     """
     if trained is None:
-        verdict = PASS if budget is None else NOT_MEASURED
-        return Judgement(
-            verdict, "no latency ratio: the trained network was not timed on that device", _latency_ms(row)
-        )
+        told = "no latency ratio: the trained network was not timed on that device"
+        if budget is None:
+            return Judgement(PASS, told, facts=_latency_ms(row))
+        return Judgement(NOT_MEASURED, told, LATENCY, _latency_ms(row))
     ratio, bounds = intervals.median_ratio(np.asarray(row["latency_s"]), np.asarray(trained["latency_s"]))
     facts: dict[str, Any] = {
         "latency_ratio": ratio,
@@ -255,11 +324,11 @@ def judge_latency(row: dict[str, Any], trained: dict[str, Any] | None, budget: f
     facts |= _latency_ms(row)
     told = f"latency {ratio:.2f} of trained ({bounds.lower:.2f} to {bounds.upper:.2f})"
     if budget is None:
-        return Judgement(PASS, told, facts)
+        return Judgement(PASS, told, facts=facts)
     told += f", budget {budget:g}"
     if bounds.upper < budget:
-        return Judgement(PASS, told, facts)
-    return Judgement(FAIL if bounds.lower > budget else INCONCLUSIVE, told, facts)
+        return Judgement(PASS, told, facts=facts)
+    return Judgement(FAIL if bounds.lower > budget else INCONCLUSIVE, told, LATENCY, facts)
 
 
 def _latency_ms(row: dict[str, Any]) -> dict[str, float | None]:

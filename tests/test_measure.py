@@ -1,5 +1,7 @@
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from deploy.contract import Bundle
 from deploy.errors import Refused
 from deploy.files import read_json
 from deploy.host import describe
-from deploy.measure import measure
+from deploy.measure import BLOCK, WARM_UP, _timed, measure
+from deploy.measurement import read_measurement
 from deploy.runtimes import open_onnxruntime
-from deploy.targets import Target, targets
+from deploy.targets import Target, target_names, targets
 from pipeline.measure import measure as measure_stage
 from pipeline.recipe import Project
 
@@ -23,7 +26,7 @@ def cpu(bundle: Bundle, precision: str) -> Target:
 
 def test_the_stage_measures_what_is_here_and_gives_a_reason_for_the_rest(project: Project) -> None:
     measure_stage(project, NAME)
-    facts = read_json(project.build / "measure" / f"{NAME}.json")
+    facts = read_measurement(project.build / "measure" / f"{NAME}.json")
     here = {name for name, row in facts["targets"].items() if not row["reason"]}
     assert {"onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16", "onnxruntime-cpu-int8"} <= here
     assert len(facts["targets"]) == 18
@@ -38,6 +41,7 @@ def test_the_stage_measures_what_is_here_and_gives_a_reason_for_the_rest(project
             )
             assert min(row["latency_s"]) > 0
             assert len(row["statistics"]) == len(row["predicted"]) == facts["n"] == 900
+            assert row["memory_bytes"] > 0 and row["memory_reason"] == "", name
     assert "verdict" not in json.dumps(facts)  # facts, never a judgement
 
 
@@ -150,3 +154,108 @@ def test_a_target_that_fails_at_batch_1_does_not_take_the_others_with_it(bundle:
     rows = measure(bundle, [broken, cpu(bundle, "fp16")], {"name": "here"})["targets"]
     assert rows["fp32"]["failed"] == "out of memory at batch 1" and "statistics" not in rows["fp32"]
     assert rows["fp16"]["latency_s"]
+
+
+def test_the_rows_of_any_host_are_the_targets_that_there_can_be(bundle: Bundle, project: Project) -> None:
+    rows = targets(bundle, describe() | {"gpus": []}, project.build, {})
+    assert {row.name: row.precision for row in rows} == target_names()
+    assert [row.name for row in rows] == list(target_names())
+    assert {row.name.rpartition("-")[0].partition("-sm")[0]: row.module for row in rows} == {
+        "onnxruntime-cpu": "onnxruntime",
+        "onnxruntime-cuda": "onnxruntime",
+        "tensorrt": "tensorrt",
+        "tensorrt-rtx": "tensorrt_rtx",
+    }
+
+
+def failing(run: Callable, at: int, error: Exception) -> Callable:
+    """``run``, whose ``at``-th answer to one item alone is ``error``."""
+    calls = [0]
+
+    def answer(inputs: dict) -> dict:
+        calls[0] += len(inputs["image"]) == 1
+        if calls[0] == at:
+            raise error
+        return run(inputs)
+
+    return answer
+
+
+TRIAL = 1 + WARM_UP + 3  # answers before the first block: one request, and the rounds that tell how many there are
+MOMENTS = {"trial": TRIAL - 1, "warm-up": TRIAL + 5, "first block": TRIAL + 50, "third block": TRIAL + 200}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("error", [Refused("out of memory"), RuntimeError("device lost")], ids=["refused", "raised"])
+def test_a_target_that_fails_in_the_rounds_costs_no_other_its_own(
+    bundle: Bundle, moment: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.measure.ROUNDS", 5 * BLOCK)
+    real = cpu(bundle, "fp32")
+    broken = dataclasses.replace(
+        real, name="broken", open=lambda: {"network": failing(real.open()["network"], MOMENTS[moment], error)}
+    )
+    facts = measure(bundle, [real, broken, cpu(bundle, "fp16")], {"name": "here"})
+    told = "out of memory" if isinstance(error, Refused) else "RuntimeError: device lost"
+    assert facts["targets"]["broken"] == {"precision": "fp32", "device": "cpu", "reason": "", "failed": told}
+    for name in ("fp32", "fp16"):
+        assert len(facts["targets"][name]["latency_s"]) == facts["latency"]["rounds"] >= 64
+        assert "failed" not in facts["targets"][name]
+
+
+def test_a_target_that_fails_back_to_back_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.measure.ROUNDS", BLOCK)
+    monkeypatch.setattr("deploy.measure.ALONE_BELOW_S", 1.0)
+    run = cpu(bundle, "fp32").open()["network"]
+    broken = failing(run, TRIAL + WARM_UP + BLOCK + WARM_UP + 1, RuntimeError("too hot"))
+    target = dataclasses.replace(cpu(bundle, "fp32"), open=lambda: {"network": broken})
+    rows = measure(bundle, [target, cpu(bundle, "fp16")], {"name": "here"})["targets"]
+    assert rows["fp32"]["failed"] == "RuntimeError: too hot" and "latency_s" not in rows["fp32"]
+    assert rows["fp16"]["alone_s"] > 0
+
+
+def test_a_trained_network_that_fails_in_the_rounds_costs_the_targets_nothing(bundle: Bundle) -> None:
+    run = open_onnxruntime(bundle.path(bundle.graphs["fp32"]["network"]))
+    trained = {"cpu": {"network": failing(run, TRIAL + 30, RuntimeError("out of memory"))}}
+    facts = measure(bundle, [cpu(bundle, "fp32")], {"name": "here"}, trained)
+    assert facts["trained"]["failed"] == {"cpu": "RuntimeError: out of memory"}
+    assert facts["trained"]["latency"] == {}
+    assert len(facts["targets"]["fp32"]["latency_s"]) == facts["latency"]["rounds"]
+
+
+def test_after_a_failure_the_others_are_still_interleaved_and_the_cache_says_who_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.measure.ROUNDS", 4 * BLOCK)
+    monkeypatch.setattr("deploy.measure.ALONE_BELOW_S", 0.0)
+    log: list[str] = []
+
+    def ask(name: str, fails_at: int = 0) -> None:
+        log.append(name)
+        if log.count(name) == fails_at:
+            raise RuntimeError("gone")
+
+    requests = {name: [lambda name=name: ask(name)] for name in ("a", "b")}
+    requests["c"] = [lambda: ask("c", TRIAL + WARM_UP + BLOCK + 7)]
+    rounds, timed = _timed(requests, iter, tmp_path)
+    assert rounds == 4 * BLOCK and timed["c"] == {"failed": "RuntimeError: gone"}
+    last = [log[i : i + 2] for i in range(len(log) - 2 * 3 * BLOCK, len(log), 2)]
+    assert all(sorted(pair) == ["a", "b"] for pair in last) and ["a", "b"] in last and ["b", "a"] in last
+    assert len(timed["a"]["latency_s"]) == len(timed["b"]["latency_s"]) == rounds
+
+    (tmp_path / f"rounds from {3 * BLOCK}.json").unlink()  # as if it had been killed before the last block
+    log.clear()
+    again, resumed = _timed(requests, iter, tmp_path)
+    assert again == rounds and resumed["c"] == {"failed": "RuntimeError: gone"} and "c" not in log
+    assert resumed["a"]["latency_s"][: 3 * BLOCK] == timed["a"]["latency_s"][: 3 * BLOCK]
+    assert len(resumed["a"]["latency_s"]) == rounds
+
+
+def test_a_cache_that_cannot_be_written_is_no_targets_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, make: Callable) -> None:
+        make()
+        raise Refused("the disk is full")
+
+    monkeypatch.setattr("deploy.measure.kept_json", full)
+    with pytest.raises(Refused, match="the disk is full"):
+        _timed({"a": [lambda: None]}, iter, tmp_path)

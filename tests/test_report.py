@@ -1,203 +1,273 @@
 import dataclasses
-import re
-from base64 import b64decode
+import json
+import os
+import shutil
 from html.parser import HTMLParser
-from io import BytesIO
+from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import NAME, ROOT
-from PIL import Image
+from conftest import ROOT
+from judged import judged
 
-from deploy.contract import pack_arrays
 from deploy.errors import Refused
-from deploy.files import read_json, write_bytes, write_json
-from pipeline import report as report_stage
-from pipeline.measure import measure
-from pipeline.recipe import Budget, Project
-from pipeline.report import answer, cells, measured, not_measured, picture, report
-from pipeline.results import with_tables
+from deploy.files import read_json, write_json
+from pipeline import verify as verify_stage
+from pipeline.gate import gate
+from pipeline.recipe import Project
+from pipeline.report import interval, prose, report
+from pipeline.results import every_number, picture, with_tables
+from pipeline.section import _kept_float, _made
 from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
 from pipeline.verify import verify
 
 
 @pytest.fixture(scope="module")
-def judged(project: Project) -> Project:
-    """The project, measured, judged and reported; the few epochs of the tests are given a floor of their own."""
-    recipe = dataclasses.replace(project.recipe(NAME), floor=80.0)
-    project = dataclasses.replace(project, recipes={NAME: recipe})
-    if not (project.build / "measure" / f"{NAME}.json").exists():
-        measure(project, NAME)
-    verify(project)
-    report(project)
-    return project
+def shown(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = judged(project, tmp_path_factory.mktemp("report"))
+    report(made)
+    return made
 
 
-class Page(HTMLParser):
+class Tags(HTMLParser):
     """Tags that open and close in order, and every address that a browser would fetch."""
+
+    VOID = ("meta", "img", "br", "input", "path", "rect", "line", "circle")
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.fetched: list[str] = []
-        self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append(tag)
         self.fetched += [value for key, value in attrs if key in ("src", "data") or (key == "href" and tag == "link")]
-        if tag not in ("meta", "img", "br", "path", "rect", "line"):
+        if tag not in self.VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        pass
+
     def handle_endtag(self, tag: str) -> None:
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, (tag, self.getpos())
 
 
-def test_the_page_is_whole_and_fetches_nothing(judged: Project) -> None:
-    html = (judged.build / "report.html").read_text()
-    page = Page()
-    page.feed(html)
-    assert page.open == []
-    assert "script" not in page.tags
-    assert all(address.startswith("data:image/png;base64,") for address in page.fetched)
+def whole(html: str) -> None:
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert all(address.startswith("data:image/png;base64,") for address in tags.fetched)
     assert "url(http" not in html and "@import" not in html
-    assert page.tags.count("svg") == 3
+
+
+def test_the_page_is_one_whole_file(shown: Project) -> None:
+    html = (shown.build / "report.html").read_text()
+    whole(html)
     assert len(html) < 3_000_000
 
 
-def test_the_page_has_every_row_with_its_verdict_or_its_reason(judged: Project) -> None:
-    html = (judged.build / "report.html").read_text()
-    verdicts = read_json(judged.build / "verdicts.json")
-    for target, row in verdicts[NAME]["targets"].items():
-        assert target in html
-        if row["verdict"] == NOT_MEASURED:
-            assert report_stage.prose(row["reason"]) in html
-    text = (judged.build / "report.md").read_text()
-    assert text.count("| PASS |") == html.count('class="verdict PASS">PASS</td>') >= 2
+def test_every_row_stands_there_with_its_verdict_and_its_reason(shown: Project) -> None:
+    html, text = ((shown.build / f"report.{kind}").read_text() for kind in ("html", "md"))
+    verdicts = read_json(shown.build / "verdicts.json")
+    words = [row["verdict"] for recipe in verdicts.values() for row in recipe["targets"].values()]
+    assert {PASS, FAIL, INCONCLUSIVE, NOT_MEASURED} == set(words)
+    for recipe in verdicts.values():
+        for target, row in recipe["targets"].items():
+            assert target in html
+            assert str(prose(row["reason"])) in html or row["verdict"] in (FAIL, INCONCLUSIVE)
+            if row["verdict"] == NOT_MEASURED:
+                assert row["reason"] in text
 
 
-def test_metrics_are_what_dvc_shows(judged: Project) -> None:
-    metrics = read_json(judged.build / "metrics.json")
-    assert list(metrics) == [NAME]
-    for row in metrics[NAME].values():
-        assert list(row) == [
-            "verdict", "reason", "metric", "trained", "deployed", "drop_upper95", "n", "latency_ratio", "p50_ms",
-            "size_bytes", "graph_sha256",
-        ]  # fmt: skip
+def test_what_is_not_proved_is_told_in_a_paragraph_worst_first(shown: Project) -> None:
+    html, text = ((shown.build / f"report.{kind}").read_text() for kind in ("html", "md"))
+    at = [
+        html.index(part)
+        for part in ('id="why"', "loses</a> on onnxruntime-cpu-int8", "loses</a> on onnxruntime-cpu-fp16")
+    ]
+    assert at == sorted(at)
+    assert (
+        "**loses on onnxruntime-cpu-int8: FAIL.**" in text
+        and "**loses on onnxruntime-cpu-fp16: INCONCLUSIVE.**" in text
+    )
+    assert "60 right answers became wrong" in text and "6 right answers became wrong" in text
 
 
-def test_a_failed_recipe_is_told_first(judged: Project, tmp_path) -> None:
-    recipe = dataclasses.replace(judged.recipe(NAME), floor=99.99, budget=Budget(1.0, {"onnxruntime-cpu-fp32": 1e-6}))
-    failed = dataclasses.replace(judged, recipes={NAME: recipe})
-    verify(failed)
-    verdicts = read_json(judged.build / "verdicts.json")
-    assert answer(verdicts).startswith("No: 18 of 18 deployments failed")
-    assert "0 of 18 deployments are proved" in answer(verdicts)
-    report(failed)
-    html = (judged.build / "report.html").read_text()
-    assert "not trained:" in html and 'class="verdict FAIL">FAIL</td>' in html
-    assert 'class="verdict FAIL">FAIL</span>: not trained' in html  # the rows that were not measured fail too
-    verify(judged)
-    report(judged)
+def test_flips_are_shown_as_the_items_themselves(shown: Project) -> None:
+    html = (shown.build / "report.html").read_text()
+    section = html[html.index('id="loses"') : html.index('id="untrained"')]
+    assert "Right before, wrong when deployed: 60 (24 shown)" in section
+    item = section[section.index("Right before") :].split("<li>")[1]
+    assert 'src="data:image/png' in item and "trained: <strong>" in item and "onnxruntime-cpu-int8: <strong>" in item
 
 
-def test_the_answer_is_never_yes_where_nothing_is_proved() -> None:
-    def verdicts(*words: str) -> dict:
-        rows = {str(i): {"verdict": w, "deployed": None if w == NOT_MEASURED else 1.0} for i, w in enumerate(words)}
-        return {"r": {"targets": rows}}
-
-    assert answer(verdicts(PASS, NOT_MEASURED)).startswith("Yes, where it was measured; 1 of 2")
-    assert answer(verdicts(NOT_MEASURED)).startswith("Not yet: nothing is proved")
-    assert answer(verdicts(PASS, INCONCLUSIVE)).startswith("In part: 1 could not be decided")
-    assert answer(verdicts(PASS, FAIL, INCONCLUSIVE)).startswith("No: 1 of 3")
+def test_charts_are_files_too(shown: Project) -> None:
+    names = {path.name for path in (shown.build / "charts").iterdir()}
+    for name in ("tradeoff", "passes-accuracy", "passes-latency", "passes-learning", "loses-memory"):
+        assert {f"{name}.svg", f"{name}.png"} <= names
 
 
-def test_a_target_that_failed_unmeasured_is_still_told(judged: Project) -> None:
-    rows = {"deployed": None, "verdict": FAIL, "reason": "not trained"}
-    verdicts = {"r": {"targets": {"t": rows}, "budget": {"drop": 1.0}, "metric": {}}}
-    assert not_measured(verdicts) == {(FAIL, "not trained"): ["r: t"]}
-    assert measured(verdicts) == []
+def test_the_chain_of_hashes_is_told(shown: Project) -> None:
+    html = (shown.build / "report.html").read_text()
+    contract = read_json(shown.build / "bundle" / "passes" / "contract.json")
+    for part in (
+        contract["data"]["sha256"],
+        contract["weights"]["sha256"],
+        contract["files"]["graphs/fp32/network.onnx"]["sha256"],
+    ):
+        assert part in html
 
 
-def test_a_row_without_latency_is_told_without(judged: Project) -> None:
-    row = measured(read_json(judged.build / "verdicts.json"))[0]
-    bare = cells(row | {"latency_ratio": None, "drop_upper95": None})
-    assert "–" in bare and f"{row['drop']:.2f} (–)" in bare
+def test_a_recipe_that_failed_halfway_costs_the_others_nothing(shown: Project) -> None:
+    verdicts = read_json(shown.build / "verdicts.json")
+    assert {row["verdict"] for row in verdicts["halfway"]["targets"].values()} == {NOT_MEASURED}
+    assert "`dvc repro measure@halfway`" in verdicts["halfway"]["targets"]["onnxruntime-cpu-fp32"]["reason"]
+    html = (shown.build / "report.html").read_text()
+    section = html[html.index('id="halfway"') :]
+    assert "Not shown: the measurement." in section and "this recipe was not measured" in section
+    assert "Activation ranges" in section  # of what there is
 
 
-def test_text_from_params_is_escaped(judged: Project, tmp_path) -> None:
-    verdicts = read_json(judged.build / "verdicts.json")
-    evil = "<script>alert(1)</script>"
-    verdicts[NAME]["targets"]["tensorrt-fp16"]["reason"] = evil
-    kept = (judged.build / "verdicts.json").read_bytes()
-    write_json(judged.build / "verdicts.json", verdicts)
-    report(judged)
-    html = (judged.build / "report.html").read_text()
-    (judged.build / "verdicts.json").write_bytes(kept)
-    assert evil not in html and "&lt;script&gt;" in html
-
-
-def decoded(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.open(BytesIO(b64decode(picture(image).partition(",")[2]))))
-
-
-def test_a_grey_picture_is_ink_on_paper_and_one_in_colour_is_itself_and_small() -> None:
-    image = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) % 17
-    np.testing.assert_array_equal(decoded(image), 255 - (255.0 * image[0] / 16).astype(np.uint8))
-    colour = np.random.default_rng(0).integers(0, 256, (3, 9, 7)).astype(np.uint8)
-    np.testing.assert_array_equal(decoded(colour), colour.transpose(1, 2, 0))
-    assert decoded(np.zeros((3, 224, 448), np.uint8)).shape == (32, 64, 3)
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16, np.int64])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_other_numbers_has_their_whole_range(kind: type, channels: int) -> None:
-    """A least of 0 and a greatest of 255 make a byte of each; any other origin and unit show the same picture."""
-    image = np.random.default_rng(0).integers(0, 256, (channels, 9, 7)).astype(np.uint8)
-    image[0, 0, :2] = 0, 255
-    np.testing.assert_array_equal(decoded(20 * image.astype(kind) - 2500), decoded(image))
-    if np.issubdtype(kind, np.floating):
-        np.testing.assert_array_equal(decoded(image.astype(kind) / 255), decoded(image))
-    white = decoded(np.full((1, 4, 4), 7, kind))
-    assert white.dtype == np.uint8 and (white == 255).all()
-    least, greatest = (np.finfo if np.issubdtype(kind, np.floating) else np.iinfo)(kind).min, 0
-    np.testing.assert_array_equal(decoded(np.array([[[least, greatest]]], kind)), [[255, 0]])
+@pytest.fixture
+def mine(shown: Project, tmp_path: Path) -> Project:
+    """A copy to break."""
+    shutil.copytree(shown.build, tmp_path / "build", dirs_exist_ok=True)  # links become what they lead to
+    return dataclasses.replace(shown, build=tmp_path / "build", recipes={"passes": shown.recipe("passes")})
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind", "shown"),
+    ("path", "told"),
     [
-        ((1, 6, 5), np.float32, True),
-        ((3, 6, 5), np.int64, True),
-        ((3, 6, 5), np.uint8, True),
-        ((1, 1, 3000), np.float32, True),
-        ((6, 5, 3), np.uint8, False),
-        ((2, 6, 5), np.float32, False),
-        ((6, 5), np.uint8, False),
-        ((30,), np.float32, False),
-        ((1, 2, 6, 5), np.float32, False),
+        ("verdicts.json", "the verdicts"),
+        ("host.json", "the host"),
+        ("measure/passes.json", "the measurement"),
+        ("quantize/passes/quantize.json", "quantizing"),
+        ("quantize/passes/ranges.json", "activation ranges"),
+        ("history/loss/passes.csv", "training"),
+        ("history/spread/passes.csv", "training"),
+        ("prepare/digits/test.npz", "the test items"),
+        ("prepare/digits/data.json", "the data set"),
+        ("bundle/passes/contract.json", "the hashes"),
+        ("engines/passes/build.json", "the hashes"),
     ],
 )
-def test_only_images_are_shown_whatever_an_array_is_called(
-    judged: Project, shape: tuple, kind: type, shown: bool
-) -> None:
-    folder = judged.build / "prepare" / "brought"
-    image = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(kind)
-    write_bytes(folder / "test.npz", pack_arrays({"image": image, "label": np.array([0, 1, 1])}))
-    write_json(folder / "data.json", {"classes": ["a", "b"]})
-    answered = {"trained": {"predicted": [1, 1, 1]}, "targets": {"t": {"predicted": [0, 1, -1]}}}
-    wrong = report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="brought"), answered)
-    if shown:
-        assert [item["index"] for item in wrong["items"]] == [0, 2]
-        assert [item["image"] for item in wrong["items"]] == [picture(image[0]), picture(image[2])]
-    else:
-        assert wrong is None
+@pytest.mark.parametrize("how", ["missing", "of another kind"])
+def test_what_is_broken_costs_a_line(mine: Project, path: str, told: str, how: str) -> None:
+    (mine.build / path).unlink()
+    if how == "of another kind":
+        (mine.build / path).write_text("[1, 2]")
+    report(mine)
+    html = (mine.build / "report.html").read_text()
+    whole(html)
+    assert f"Not shown: {told}" in html
+    if path != "verdicts.json":
+        assert html.count("<figure>") >= 4
+
+
+@pytest.mark.parametrize("path", ["measure/passes.json", "history/loss/passes.csv", "prepare/digits/test.npz"])
+def test_what_is_cut_off_costs_no_more(mine: Project, path: str) -> None:
+    os.truncate(mine.build / path, (mine.build / path).stat().st_size // 2)
+    report(mine)
+    whole((mine.build / "report.html").read_text())
+
+
+def test_nothing_was_measured_at_all(mine: Project) -> None:
+    shutil.rmtree(mine.build / "measure")
+    verify(mine)
+    report(mine)
+    html = (mine.build / "report.html").read_text()
+    whole(html)
+    assert "Not yet: nothing is proved; 0 of 18 deployments" in html
+    assert "Nothing was measured, so nothing is proved." in html
+
+
+def test_a_measurement_of_an_older_version_is_no_verdict(mine: Project) -> None:
+    path = mine.build / "measure" / "passes.json"
+    measurement = read_json(path)
+    del measurement["format"]
+    write_json(path, measurement)
+    verify(mine)
+    report(mine)
+    assert (
+        "measured by an older version of Plumbline (format 1, expected 2)" in (mine.build / "report.html").read_text()
+    )
+
+
+def test_a_recipe_without_a_verdict_is_named(mine: Project) -> None:
+    more = dataclasses.replace(mine, recipes=mine.recipes | {"new": mine.recipe("passes")})
+    report(more)
+    assert "new: no verdict; run <code>dvc repro</code>" in (mine.build / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_two_hundred_recipes(mine: Project) -> None:
+    verdict = read_json(mine.build / "verdicts.json")["passes"]
+    names = [f"recipe_{i:03}" for i in range(200)]
+    write_json(mine.build / "verdicts.json", dict.fromkeys(names, verdict))
+    report(dataclasses.replace(mine, recipes=dict.fromkeys(names, mine.recipe("passes"))))
+    html = (mine.build / "report.html").read_text()
+    whole(html)
+    assert html.count('<details class="recipe"') == 200
+    assert (
+        "open" not in html[html.index('<details class="recipe"') :].split(">")[0]
+    )  # of so many those with a fault alone
+
+
+def test_the_interval_of_a_cell_lies_where_the_numbers_say() -> None:
+    drawn = interval({"drop": 0.0, "drop_lower95": -1.0, "drop_upper95": 1.0}, 1.0)
+    assert drawn == {
+        "from": 0.0,
+        "to": drawn["budget"],
+        "at": drawn["zero"],
+        "zero": drawn["zero"],
+        "budget": drawn["budget"],
+    }
+    assert interval({"drop": 9.0, "drop_lower95": 5.0, "drop_upper95": 99.0}, 1.0)["to"] == 100.0
+    assert interval({"drop": 9.0, "drop_lower95": None, "drop_upper95": None}, 1.0) is None
+
+
+def test_code_in_prose_is_code_and_tags_are_text() -> None:
+    assert prose("run `dvc repro` <b>") == "run <code>dvc repro</code> &lt;b&gt;"
+
+
+def test_the_run_ends_with_the_matrix_and_the_page(shown: Project, capsys: pytest.CaptureFixture) -> None:
+    passing = dataclasses.replace(shown, recipes={"passes": shown.recipe("passes")})
+    with pytest.raises(Refused, match=r"(?s)rows stop it:.*loses on onnxruntime-cpu-int8: FAIL: drop"):
+        gate(shown)
+    told = capsys.readouterr().out
+    assert "onnxruntime-cpu" in told and "FAIL" in told and f"The page: {shown.build / 'report.html'}" in told
+    verify(passing)
+    gate(passing)
+    with pytest.raises(Refused, match="15 of 18 rows stop it"):
+        gate(passing, strict=True)
+    verify(shown)
+
+
+def test_metrics_are_what_dvc_shows(shown: Project) -> None:
+    metrics = read_json(shown.build / "metrics.json")
+    assert list(metrics) == list(shown.recipes)
+    for row in (row for rows in metrics.values() for row in rows.values()):
+        assert tuple(row) == verify_stage.METRICS
 
 
 def test_the_readmes_tables_are_those_of_results() -> None:
     readme = (ROOT / "README.md").read_text()
     assert list((ROOT / "results").glob("*.json")), "no committed results"
     assert readme == with_tables(readme, ROOT / "results"), "stale: `make results`"
+    assert (ROOT / "results" / "README.md").read_text() == every_number(ROOT / "results"), "stale: `make results`"
+
+
+def test_the_picture_of_the_first_screen_is_that_of_results() -> None:
+    for path in [*(ROOT / "results").glob("*.json"), *(ROOT / "results" / "paper").glob("*.json")]:
+        assert path.with_suffix(".svg").read_text() == picture(read_json(path)), "stale: `make results`"
+
+
+def test_the_first_screen_is_sentence_table_picture_and_two_commands() -> None:
+    first = (ROOT / "README.md").read_text().split("\n## ")[0]
+    at = [
+        first.index(part)
+        for part in ("**Yes, where it was measured", "| recipe | trained |", "![", "make repro", "make test")
+    ]
+    assert at == sorted(at)
 
 
 def test_a_readme_without_its_block_is_refused() -> None:
@@ -207,37 +277,7 @@ def test_a_readme_without_its_block_is_refused() -> None:
 
 def test_committed_results_name_no_machine_of_ours() -> None:
     for path in (ROOT / "results").rglob("*.json"):
-        text = path.read_text()
-        assert not re.search(r"/(home|root|tmp|work)/", text)
-
-
-def test_data_without_pictures_are_reported_without(judged: Project) -> None:
-    text = judged.build / "prepare" / "text"
-    write_bytes(text / "test.npz", pack_arrays({"tokens": np.zeros((3, 5), np.int64)}))
-    write_json(text / "data.json", {"classes": []})
-    answered = {"trained": {"predicted": ["", "", ""]}, "targets": {}}
-    assert report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="text"), answered) is None
-
-
-def test_two_graphs_are_two_hashes_in_the_table() -> None:
-    assert report_stage._short("0123456789") == "`01234567`"
-    assert report_stage._short({"encoder": "0123456789", "step": "abcdefghij"}) == "`01234567` `abcdefgh`"
-
-
-def test_lines_are_shown_as_text_disagreements_first(judged: Project) -> None:
-    def rows(*lines: str) -> np.ndarray:
-        return np.array([list(line.encode().ljust(12, b"\0")) for line in lines], np.uint8)
-
-    folder = judged.build / "prepare" / "lines"
-    write_bytes(
-        folder / "test.npz", pack_arrays({"source": rows("one", "two", "three"), "target": rows("1", "2", "3")})
-    )
-    write_json(folder / "data.json", {"classes": []})
-    answered = {"trained": {"predicted": ["0", "2", "3"]}, "targets": {"t": {"predicted": ["0", "2", None]}, "u": {}}}
-    wrong = report_stage._wrong(judged, dataclasses.replace(judged.recipe(NAME), data="lines"), answered)
-    assert wrong["all"] == 2 and wrong["differ"] == 1
-    first = {"text": "three", "index": 2, "truth": "3", "trained": "3", "others": {"t": "nothing finite"}}
-    assert wrong["items"] == [first, {"text": "one", "index": 0, "truth": "1", "trained": "0", "others": {}}]
+        assert not any(f"/{root}/" in json.dumps(read_json(path)) for root in ("home", "root", "tmp", "work"))
 
 
 def test_what_stays_in_float32_and_what_was_tried_is_told() -> None:
@@ -248,5 +288,5 @@ def test_what_stays_in_float32_and_what_was_tried_is_told() -> None:
         "int8-cpu": {"network": {"candidates": [tried, failed], "float32": ["GRU a"]}},
         "int8-tensorrt": {"reason": "no"},
     }
-    assert report_stage._kept_float(quantized) == {"int8-cpu: network": ["GRU a"]}
-    assert report_stage._made(quantized) == [tried | {"precision": "int8-cpu", "graph": "network", "chosen": True}]
+    assert _kept_float(quantized) == {"int8-cpu: network": ["GRU a"]}
+    assert _made(quantized) == [tried | {"precision": "int8-cpu", "graph": "network", "chosen": True}]

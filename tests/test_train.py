@@ -106,7 +106,8 @@ def test_the_stage_writes_weights_and_a_history_for_plots(project: Project) -> N
     assert list(loss[0]) == ["epoch", "train_loss", "select_loss", "accuracy"]
     plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     listed = {path.rpartition("/")[2]: facts["y"] for plot in plots for path, facts in plot.items()}
-    assert listed == {"loss": list(loss[0])[1:3], "spread": list(spreads[0])[1:]}
+    assert listed["loss"] == list(loss[0])[1:3]
+    assert set(listed["spread"]) < set(spreads[0])
     weights = load_file(folder / "weights.safetensors")
     image = load_arrays(project.build / "prepare" / "digits" / "train.npz")["image"]
     assert weights["mean"].shape == (1, 1, 1)

@@ -1,16 +1,22 @@
 import copy
+import dataclasses
 import types
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from deploy.errors import Refused
-from deploy.files import read_json, write_json
+from deploy.files import read_json, sha256, write_json
+from deploy.measurement import FORMAT
+from deploy.targets import target_names
 from deploy.tasks.metric import Metric
 from pipeline import verify as verify_stage
 from pipeline.gate import gate
-from pipeline.recipe import Budget, Project
+from pipeline.recipe import Budget, Project, load_project
 from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
 from pipeline.verify import judge, judge_accuracy
 
@@ -249,21 +255,101 @@ def test_a_metric_of_which_less_is_better_drops_when_it_grows() -> None:
 
 
 def test_the_gate_stops_on_fail_alone_and_on_all_but_pass_when_strict(project: Project, tmp_path) -> None:
-    import dataclasses
-
     copied = dataclasses.replace(project, build=tmp_path)
-    rows = {
-        "r": {
-            t: {"verdict": v, "reason": f"why {v}"} for t, v in (("a", PASS), ("b", INCONCLUSIVE), ("c", NOT_MEASURED))
-        }
-    }
-    write_json(tmp_path / "metrics.json", rows)
+
+    def row(verdict: str, reason: str) -> dict:
+        return {"verdict": verdict, "reason": reason, "deployed": None, "causes": []}
+
+    rows = {t: row(v, f"why {v}") for t, v in (("a", PASS), ("b", INCONCLUSIVE), ("c", NOT_MEASURED))}
+    verdicts = {"r": {"targets": rows, "trained": {"score": None}, "metric": {}}}
+    write_json(tmp_path / "verdicts.json", verdicts)
     gate(copied)
     with pytest.raises(Refused, match=r"2 of 3 rows stop it:\n  r on b: INCONCLUSIVE: why INCONCLUSIVE\n  r on c"):
         gate(copied, strict=True)
-    failed = copy.deepcopy(rows)
-    failed["r"]["d"] = {"verdict": FAIL, "reason": "drop 5"}
-    write_json(tmp_path / "metrics.json", failed)
+    failed = copy.deepcopy(verdicts)
+    failed["r"]["targets"]["d"] = row(FAIL, "drop 5")
+    write_json(tmp_path / "verdicts.json", failed)
     with pytest.raises(Refused, match="1 of 4 rows stop it:\n  r on d: FAIL: drop 5"):
         gate(copied)
-    assert read_json(tmp_path / "metrics.json") == failed
+    assert read_json(tmp_path / "verdicts.json") == failed
+
+
+def two_recipes(folder: Path) -> Project:
+    """Two recipes as they are declared, each with a bundle and a measurement of three targets."""
+    params = load_project(ROOT / "params.yaml")
+    recipe = dataclasses.replace(params.recipe("softmax_digits"), floor=90.0, budget=Budget(1.0, {}))
+    absent = {"precision": "fp16", "device": "cuda", "reason": "no GPU here"}
+    failed = {"precision": "fp16", "device": "cpu", "reason": "", "failed": "out of memory"}
+    for name in ("good", "bad"):
+        write_json(folder / "bundle" / name / "contract.json", {})
+        now = sha256(folder / "bundle" / name / "contract.json")
+        facts = measurement({"fp32": row(), "gpu": absent, "fp16": failed})
+        write_json(folder / "measure" / f"{name}.json", facts | {"format": FORMAT, "contract_sha256": now})
+    return dataclasses.replace(params, build=folder, recipes={"good": recipe, "bad": recipe})
+
+
+def judged(project: Project) -> dict[str, Any]:
+    verify_stage.verify(project)
+    return read_json(project.build / "verdicts.json")
+
+
+def test_a_measurement_is_judged_from_its_file(tmp_path: Path) -> None:
+    rows = judged(two_recipes(tmp_path))["bad"]["targets"]
+    assert {name: facts["verdict"] for name, facts in rows.items()} == {"fp32": PASS, "gpu": NOT_MEASURED, "fp16": FAIL}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def of_format_1(path: Path) -> None:
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "format"})
+
+
+def without_trained(path: Path) -> None:
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "trained"})
+
+
+def of_an_unknown_task(path: Path) -> None:
+    write_json(path, read_json(path) | {"task": "juggling"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (Path.unlink, "bad.json: not found: this recipe was not measured"),
+        (cut, "bad.json: damaged, not JSON"),
+        (of_format_1, "bad.json: measured by an older version of Plumbline (format 1, expected 2)"),
+        (without_trained, "bad.json: incomplete: lacks trained"),
+        (of_an_unknown_task, "no task 'juggling'"),
+    ],
+    ids=["missing", "cut", "older", "incomplete", "unknown task"],
+)
+def test_a_measurement_that_is_refused_costs_its_own_recipe_alone(
+    tmp_path: Path, spoil: Callable[[Path], None], told: str
+) -> None:
+    project = two_recipes(tmp_path)
+    whole = judged(project)
+    spoil(tmp_path / "measure" / "bad.json")
+    verdicts = judged(project)
+    assert verdicts["good"] == whole["good"]
+    bad = verdicts["bad"]
+    assert {name: facts["precision"] for name, facts in bad["targets"].items()} == target_names()
+    for facts in bad["targets"].values():
+        assert facts["verdict"] == NOT_MEASURED and told in facts["reason"]
+        told_of = ("verdict", "reason", "causes", "metric", "precision")
+        assert all(value is None for key, value in facts.items() if key not in told_of)
+    assert bad["trained"] == {"score": None, "floor": 90.0, "bounds": None, "details": {}, "latency_ms": {}}
+    assert bad["host"] is None and bad["date"] is None
+    assert bad["metric"] == whole["good"]["metric"] and bad["budget"] == whole["good"]["budget"]
+    assert bad.keys() == whole["bad"].keys()
+    assert read_json(tmp_path / "metrics.json")["bad"].keys() == target_names().keys()
+
+
+def test_of_a_bundle_that_is_gone_every_row_is_stale(tmp_path: Path) -> None:
+    project = two_recipes(tmp_path)
+    (tmp_path / "bundle" / "bad" / "contract.json").unlink()
+    verdicts = judged(project)
+    assert all(facts["reason"].startswith("stale") for facts in verdicts["bad"]["targets"].values())
+    assert {facts["verdict"] for facts in verdicts["bad"]["targets"].values()} == {NOT_MEASURED}
+    assert verdicts["good"]["targets"]["fp32"]["verdict"] == PASS

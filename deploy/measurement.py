@@ -1,0 +1,101 @@
+"""The file of a measurement, ``<recipe>.json``: what it holds, and how it is read.
+
+    format            ``FORMAT``; a file that lacks it is of format 1
+    recipe, task, contract_sha256, host, date
+    n                 test units
+    latency           how it was taken: ``batch``, ``threads``, ``rounds``, ``order``
+    trained           the trained network, by its recorded answers: ``statistics`` ``(n, k)``, ``predicted``,
+                      ``finite``, ``error_max``; ``rounding``, what float32 alone costs; ``exact``, the type of the
+                      answers that errors are against; ``latency``: device -> ``latency_s`` ``(rounds,)`` and
+                      ``alone_s``; ``failed``: device -> why it has no latency, where it failed in the rounds
+    targets           name -> its row
+
+A row has ``precision``, ``device`` and ``reason``: why it is not measured, empty where it is. One that opened and could
+not answer, or not to the end, has ``failed`` (why) and no more. One that was measured has
+
+    statistics, predicted, finite
+    error_max         against the exact answers; ``None`` where an answer is not finite
+    drift             the error's growth, where the task has one
+    size_bytes, sha256, graph_sha256
+    memory_bytes, device_memory_bytes, memory_reason
+                      see ``deploy.memory``
+    latency_s         ``(rounds,)``, seconds; position = round
+    alone_s           the median back to back; ``None`` of a slow target
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import Refused
+
+FORMAT = 2
+
+# What judging needs, and no more: a file that lacks any other key can still be judged.
+WHOLE = ("task", "contract_sha256", "host", "date", "trained", "targets")
+TRAINED = ("statistics", "error_max", "rounding", "exact", "latency")
+ROW = ("precision", "device", "reason")
+ANSWERED = ("statistics", "finite", "error_max", "size_bytes", "graph_sha256", "latency_s", "alone_s")
+TIMED = ("latency_s", "alone_s")
+
+
+def read_measurement(path: Path) -> dict[str, Any]:
+    """Read what ``deploy.measure`` measured of one recipe.
+
+    Raises:
+        Refused: the file is missing, damaged, of another format, or lacks what judging needs.
+    """
+    again = f"`dvc repro measure@{path.stem}`"
+    try:
+        facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Refused(f"{path}: not found: this recipe was not measured. Measure it: {again}.") from None
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror}). Mend that, or measure again: {again}.") from None
+    except ValueError as error:
+        raise Refused(f"{path}: damaged, not JSON ({error}). Remove it and measure again: {again}.") from None
+    if not isinstance(facts, dict):
+        came = type(facts).__name__
+        raise Refused(f"{path}: holds a {came}, expected an object. Remove it and measure again: {again}.")
+    version = facts.get("format", 1)
+    if version != FORMAT:
+        fix = ", or use the version that wrote it" if isinstance(version, int) and version > FORMAT else ""
+        raise Refused(f"{path}: {_other(version)}. Measure it again: {again}{fix}.")
+    lack = _lack(facts)
+    if lack:
+        raise Refused(f"{path}: incomplete: lacks {lack}, which judging needs. Measure it again: {again}.")
+    return facts
+
+
+def _other(version: object) -> str:
+    """What a file of another format than ``FORMAT`` is."""
+    if not isinstance(version, int):
+        return f"of a format that no version of Plumbline writes ({version!r}, expected {FORMAT})"
+    age = "a newer" if version > FORMAT else "an older"
+    return f"measured by {age} version of Plumbline (format {version}, expected {FORMAT})"
+
+
+def _lack(facts: dict[str, Any]) -> str:
+    """The first thing that judging would miss, as a path of keys; empty if there is none."""
+    trained, targets = facts.get("trained"), facts.get("targets")
+    parts: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("", facts, WHOLE),
+        ("host", facts.get("host"), ("name",)),
+        ("trained", trained, TRAINED),
+        ("targets", targets, ()),
+    ]
+    if isinstance(trained, dict):
+        latency = trained.get("latency")
+        parts.append(("trained.latency", latency, ()))
+        if isinstance(latency, dict):
+            parts += [(f"trained.latency.{device}", timed, TIMED) for device, timed in latency.items()]
+    for name, row in targets.items() if isinstance(targets, dict) else ():
+        unmeasured = isinstance(row, dict) and (row.get("reason") or "failed" in row)
+        parts.append((f"targets.{name}", row, ROW if unmeasured else ROW + ANSWERED))
+    for place, part, keys in parts:
+        if not isinstance(part, dict):
+            return f"{place} as an object"
+        for key in keys:
+            if key not in part:
+                return f"{place}.{key}".removeprefix(".")
+    return ""

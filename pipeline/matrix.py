@@ -1,0 +1,193 @@
+"""The verdicts as text: can it ship, recipe by target, and every number, for the terminal, Markdown and the page."""
+
+from typing import Any
+
+from pipeline.verdicts import ABSENT, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, STALE
+
+NAMED = 3  # recipes that the answer names before it only counts them
+HEADS = [
+    "recipe",
+    "target",
+    "verdict",
+    "metric",
+    "trained",
+    "deployed",
+    "drop (95 % at most)",
+    "budget",
+    "latency ÷ trained",
+    "p50",
+    "size",
+    "memory",
+    "n",
+]
+
+
+def answer(verdicts: dict[str, Any]) -> str:
+    """Can it ship? One sentence."""
+    rows = [(name, target, row) for name, recipe in verdicts.items() for target, row in recipe["targets"].items()]
+    count = counts(verdicts)
+    if count[FAIL]:
+        fails = "deployment fails" if count[FAIL] == 1 else "deployments fail"
+        start = f"No: {count[FAIL]} of {len(rows)} {fails} ({_named(rows, FAIL)}); "
+    elif count[INCONCLUSIVE]:
+        start = f"In part: {count[INCONCLUSIVE]} of {len(rows)} could not be decided ({_named(rows, INCONCLUSIVE)}); "
+    elif count[PASS]:
+        start = "Yes, where it was measured: "
+    else:
+        start = "Not yet: nothing is proved; "
+    return (
+        f"{start}{count[PASS]} of {len(rows)} deployments are proved to be as accurate as what was trained, within "
+        f"their budgets; {count[NOT_MEASURED]} were not measured."
+    )
+
+
+def _named(rows: list[tuple[str, str, dict[str, Any]]], verdict: str) -> str:
+    """``recipe on target``, or on how many, of so many recipes."""
+    places: dict[str, list[str]] = {}
+    for name, target, row in rows:
+        if row["verdict"] == verdict:
+            places.setdefault(name, []).append(target)
+    told = [f"{name} on {of[0] if len(of) == 1 else f'{len(of)} targets'}" for name, of in places.items()]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return ", ".join(told[:NAMED]) + more
+
+
+def counts(verdicts: dict[str, Any]) -> dict[str, int]:
+    """How many rows have each verdict, good ones first."""
+    words = [row["verdict"] for recipe in verdicts.values() for row in recipe["targets"].values()]
+    return {verdict: words.count(verdict) for verdict in (PASS, INCONCLUSIVE, FAIL, NOT_MEASURED)}
+
+
+def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that were measured, each with ``recipe``, ``target`` and its recipe's budget and metric."""
+    return [
+        row
+        | {"recipe": name, "target": target, "metric": recipe["metric"], "budget": recipe["budget"]["drop"]}
+        | {"latency_budget": recipe["budget"]["latency_ratio"].get(target)}
+        for name, recipe in verdicts.items()
+        for target, row in recipe["targets"].items()
+        if row["deployed"] is not None
+    ]
+
+
+def not_measured(verdicts: dict[str, Any]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Verdict and reason -> recipe and target of the rows that were not measured."""
+    reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name, recipe in verdicts.items():
+        for target, row in recipe["targets"].items():
+            if row["deployed"] is None:
+                reasons.setdefault((row["verdict"], row["reason"]), []).append((name, target))
+    return reasons
+
+
+def columns(verdicts: dict[str, Any]) -> list[str]:
+    """The targets that were tried with some recipe as it is now, whatever came of it: the columns of the matrix."""
+    tried = {
+        target: None
+        for recipe in verdicts.values()
+        for target, row in recipe["targets"].items()
+        if not {cause["cause"] for cause in row["causes"]} & {ABSENT, STALE}
+    }
+    return list(tried)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A measured row as text, one cell a head of ``HEADS``."""
+    unit, drop_unit = row["metric"]["unit"], row["metric"]["drop_unit"]
+    places = row["metric"]["places"]
+    budget = f", budget {row['latency_budget']:g}" if row["latency_budget"] else ", no budget"
+    return [
+        row["recipe"],
+        row["target"],
+        row["verdict"],
+        row["metric"]["name"],
+        f"{row['trained']:.2f} {unit}",
+        f"{row['deployed']:.2f} {unit}",
+        f"{number(row['drop'], places)} ({number(row['drop_upper95'], places)})",
+        amount(row["budget"], drop_unit),
+        f"{ratio(row)}{budget if row['latency_ratio'] is not None else ''}",
+        "–" if row["p50_ms"] is None else f"{row['p50_ms']:.3f} ms",
+        f"{row['size_bytes'] / 1000:.1f} kB",
+        "–" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.1f} MB",
+        str(row["n"]),
+    ]
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """Deployed / trained latency with its 95 % bounds, or a dash."""
+    if row["latency_ratio"] is None:
+        return "–"
+    return f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
+
+
+def number(value: float | None, places: int = 2) -> str:
+    """So many places, or a dash where there is none; never a negative zero."""
+    return "–" if value is None else f"{round(value, places) + 0.0:.{places}f}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit, ``1 point`` and ``0.2 points``."""
+    return f"{value:g} {unit.removesuffix('s') if value == 1 and unit == 'points' else unit}"
+
+
+def brief(row: dict[str, Any] | None, metric: dict[str, Any]) -> str:
+    """One cell of the matrix: verdict, drop and its upper bound, latency ratio; a dash where there is no such row."""
+    if row is None:
+        return "–"
+    if row["deployed"] is None:
+        return str(row["verdict"])
+    places = metric["places"]
+    text = f"{row['verdict']} {number(row['drop'], places)} ≤ {number(row['drop_upper95'], places)}"
+    return text if row["latency_ratio"] is None else f"{text}, {row['latency_ratio']:.2f} ×"
+
+
+def trained(recipe: dict[str, Any]) -> str:
+    """The trained network's score in words, or a dash."""
+    score = recipe["trained"]["score"]
+    return "–" if score is None else f"{score:.2f} {recipe['metric']['unit']} {recipe['metric']['name']}"
+
+
+def markdown(verdicts: dict[str, Any]) -> str:
+    """The matrix as a Markdown table."""
+    targets = columns(verdicts)
+    rows = [
+        [name, trained(recipe), *(brief(recipe["targets"].get(target), recipe["metric"]) for target in targets)]
+        for name, recipe in verdicts.items()
+    ]
+    return _piped(["recipe", "trained", *targets], rows)
+
+
+def _piped(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a cell is one line, whatever it holds."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def terminal(verdicts: dict[str, Any]) -> str:
+    """The matrix in columns, one block a runtime; what no row was measured of is one line at the end."""
+    blocks: dict[str, list[str]] = {}
+    for target in columns(verdicts):
+        blocks.setdefault(target.rpartition("-")[0], []).append(target)
+    text = []
+    for runtime, targets in blocks.items():
+        lines = [[runtime, "trained", *(target.removeprefix(f"{runtime}-") for target in targets)]]
+        for name, recipe in verdicts.items():
+            row = [brief(recipe["targets"].get(target), recipe["metric"]) for target in targets]
+            lines.append([name, trained(recipe), *row])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(targets) + 2)]
+        padded = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+        text += [*padded, ""]
+    text.append("In each cell: verdict, drop ≤ its 95 % upper bound, latency ÷ trained.")
+    return "\n".join(text)
+
+
+def table(verdicts: dict[str, Any]) -> str:
+    """Every number of the measured rows as a Markdown table, each with the first digits of its graph's hash."""
+    rows = [[*cells(row), _short(row["graph_sha256"])] for row in measured(verdicts)]
+    return _piped([*HEADS, "graph"], rows)
+
+
+def _short(hashes: str | dict[str, str]) -> str:
+    """The first digits of the hash of one graph, or of each."""
+    return " ".join(f"`{h[:8]}`" for h in ([hashes] if isinstance(hashes, str) else hashes.values()))

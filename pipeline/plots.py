@@ -1,0 +1,140 @@
+"""What `dvc plots` draws beside the training curves: confusion and latency, and a page that draws with no network."""
+
+import csv
+import io
+from functools import cache
+from typing import Any
+
+import numpy as np
+import vl_convert
+
+from deploy.contract import load_arrays
+from deploy.errors import Refused
+from deploy.files import read_json, write_bytes
+from deploy.measurement import read_measurement
+from deploy.tasks import load_task
+from deploy.tasks.tagging import SIGNS
+from pipeline.recipe import Project
+
+Rows = list[tuple[Any, ...]]
+
+CLASSES = 100  # a matrix of more cannot be read
+NOTHING = "nothing finite"
+SHARES = [*(i / 50 for i in range(50)), 0.99, 1.0]
+
+# `dvc plots show` of 3.67 loads Vega from another host; in this page it is inline. DVC fills in `{plot_divs}`, in which
+# each plot calls `vegaEmbed`, with an empty one where its file is not made yet. The menu of a plot saves it, and sends
+# nobody to an editor elsewhere.
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Plumbline: plots</title>
+<style>body {{ display: flex; flex-wrap: wrap; gap: 1.5em; align-items: start; font-family: sans-serif }}</style>
+<script>(() => {{ {script} }})();</script>
+</head>
+<body>
+{{plot_divs}}
+</body>
+</html>
+"""
+EMBED = """
+const kept = {export: true, source: false, compiled: false, editor: false};
+window.vegaEmbed = (place, spec) => spec.data && vegaEmbed(place, spec, {mode: "vega-lite", actions: kept});
+"""
+
+
+def write_plots(project: Project) -> None:
+    """Write ``build/plots/``: ``confusion/<recipe>.csv``, ``latency/<recipe>.csv`` and ``offline.html``.
+
+    A recipe whose answers are no classes, or over ``CLASSES`` of them, has no confusion; one that nothing was timed of
+    has no latency; one whose measurement or data cannot be read has neither, and a line says why. A file of an earlier
+    run that this one does not write is removed.
+
+    Raises:
+        Refused: the disk is full, or the folder cannot be written.
+    """
+    folder = project.build / "plots"
+    files = {folder / "offline.html": offline_page().encode()}
+    for name, recipe in project.recipes.items():
+        data = project.build / "prepare" / recipe.data
+        try:
+            measurement = read_measurement(project.build / "measure" / f"{name}.json")
+            test, classes = load_arrays(data / "test.npz"), read_json(data / "data.json")["classes"]
+        except Refused as error:
+            print(f"no plots of {name}: {error}")
+            continue
+        if rows := _confusion(recipe.task, measurement, test, classes):
+            files[folder / "confusion" / f"{name}.csv"] = _csv(["network", "actual", "predicted", "count"], rows)
+        if rows := latency(measurement):
+            files[folder / "latency" / f"{name}.csv"] = _csv(["network", "share", "milliseconds"], rows)
+    for path, content in files.items():
+        write_bytes(path, content)
+    for path in {path for path in folder.rglob("*") if path.is_file()} - set(files):
+        path.unlink()
+
+
+def confusion(said: dict[str, np.ndarray], truth: np.ndarray, classes: list[str]) -> Rows:
+    """How often each network said each class of each: ``(network, actual, predicted, count)``, without zeros.
+
+    The diagonal comes first, and whole: a plot whose axes keep the order of the rows has the classes in theirs.
+
+    Args:
+        said: network -> class indices ``(n,)``, -1 where an answer was not finite.
+        truth: class indices ``(n,)``.
+    """
+    names = [*map(str, classes), NOTHING]
+    rows = []
+    for network, answers in said.items():
+        counts = np.zeros((len(classes), len(names)), np.int64)
+        np.add.at(counts, (truth, answers), 1)  # -1 is the last column
+        rows += [(network, names[i], names[i], int(counts[i, i])) for i in range(len(classes))]
+        rows += [(network, names[i], names[j], int(counts[i, j])) for i, j in np.argwhere(counts) if i != j]
+    return rows
+
+
+def latency(measurement: dict[str, Any]) -> Rows:
+    """``(network, share, milliseconds)``: so long at most took that share of the timed requests."""
+    timed = {f"trained on {device}": facts for device, facts in measurement["trained"]["latency"].items()}
+    timed |= {target: row for target, row in measurement["targets"].items() if "latency_s" in row}
+    return [
+        (network, share, float(f"{1e3 * s:.4g}"))
+        for network, facts in timed.items()
+        for share, s in zip(SHARES, np.quantile(facts["latency_s"], SHARES, method="inverted_cdf").tolist())
+    ]
+
+
+@cache  # the tests of the report write it often
+def offline_page() -> str:
+    """DVC's page of plots as a template that loads nothing, with Vega, Vega-Lite and vega-embed inline."""
+    return PAGE.format(script=vl_convert.javascript_bundle(EMBED))
+
+
+def _confusion(task: str, measurement: dict[str, Any], test: dict[str, np.ndarray], classes: list[str]) -> Rows:
+    if len(classes) > CLASSES:
+        return []
+    networks = {"trained": measurement["trained"]} | measurement["targets"]
+    predicted = {network: facts["predicted"] for network, facts in networks.items() if "predicted" in facts}
+    needs = load_task(task).needs
+    if "label" in needs:
+        return confusion({network: np.array(row) for network, row in predicted.items()}, test["label"], classes)
+    if "token" in needs:  # a class a character, and of a character of several bytes the first counts
+        there = (test["text"] != 0) & ((test["text"] & 0xC0) != 0x80)
+        said = {network: _tokens(row, there.shape[1])[there] for network, row in predicted.items()}
+        return confusion(said, test["token"][there], classes)
+    return []
+
+
+def _tokens(texts: list[str], longest: int) -> np.ndarray:
+    """The classes ``(n, longest)`` that ``SIGNS`` stand for, -1 for ``?`` and after a text's end."""
+    of_sign = {sign: i for i, sign in enumerate(SIGNS[:-1])}
+    return np.array([[of_sign.get(sign, -1) for sign in text.ljust(longest, SIGNS[-1])] for text in texts])
+
+
+def _csv(head: list[str], rows: Rows) -> bytes:
+    """A CSV file. DVC puts its cells into a script of its page as they are, so none of them may hold a tag."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([str(cell).replace("<", "‹") for cell in row] for row in rows)
+    return text.getvalue().encode()
