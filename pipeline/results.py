@@ -12,6 +12,7 @@ from typing import Any
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes, write_json
 from deploy.host import describe
+from deploy.measurement import FORMAT
 from pipeline import charts, stage
 from pipeline.matrix import answer, markdown, not_measured, table
 from pipeline.recipe import Project
@@ -28,6 +29,7 @@ def results(project: Project) -> None:
     host = read_json(project.build / "host.json")
     folder = project.root / "results" / Path.cwd().resolve().relative_to(project.root.resolve())  # that of params.yaml
     kept = {
+        "format": FORMAT,
         "commit": _commit(project.root),
         "host": host,
         "verdicts": read_json(project.build / "verdicts.json"),
@@ -95,22 +97,34 @@ def every_number(folder: Path) -> str:
     for path in sorted(folder.rglob("*.json")):
         if path.parent.name != "bench":
             result = read_json(path)
-            text += (
-                f"\n## {path.relative_to(folder).with_suffix('')}\n\n{table(result['verdicts'])}\n\n{_where(result)}\n"
-            )
+            told = _of_another_format(result) or f"{table(result['verdicts'])}\n\n{_where(result)}"
+            text += f"\n## {path.relative_to(folder).with_suffix('')}\n\n{told}\n"
     return text
+
+
+def _of_another_format(result: dict[str, Any]) -> str:
+    """What to say of a host's results that an older or newer version kept; empty of this version's."""
+    if result.get("format") == FORMAT:
+        return ""
+    return (
+        f"{result['host']['name']}: kept by another version of Plumbline (format {result.get('format', 1)}, expected "
+        f"{FORMAT}). `make results` on that host, or `make paper-results`, keeps them anew."
+    )
 
 
 def _first(path: Path) -> str:
     """The first screen: sentence, matrix, picture."""
     result = read_json(path)
+    if told := _of_another_format(result):
+        return f"{told}\n"
     shown = f"![Accuracy against latency of every deployment; area is size](results/{path.stem}.svg)"
     return f"**{answer(result['verdicts'])}**\n\n{_block(path)}\n{shown}\n"
 
 
 def _block(path: Path) -> str:
     result = read_json(path)
-    return f"{markdown(result['verdicts'])}\n\n{_where(result)}\n"
+    told = _of_another_format(result) or f"{markdown(result['verdicts'])}\n\n{_where(result)}"
+    return f"{told}\n"
 
 
 def _where(result: dict[str, Any]) -> str:

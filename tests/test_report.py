@@ -261,6 +261,18 @@ def test_the_picture_of_the_first_screen_is_that_of_results() -> None:
         assert path.with_suffix(".svg").read_text() == picture(read_json(path)), "stale: `make results`"
 
 
+def test_results_that_an_older_version_kept_cost_a_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    here = next((ROOT / "results").glob("*.json"))
+    old = read_json(here)
+    del old["format"]
+    write_json(tmp_path / "results" / "board.json", old)
+    told = "kept by another version of Plumbline (format 1, expected 2). `make results` on that host"
+    readme = with_tables((ROOT / "README.md").read_text(), tmp_path / "results")
+    assert told in readme and f"results/{here.stem}.svg" in readme
+    assert told in every_number(tmp_path / "results")
+
+
 def test_the_first_screen_is_sentence_table_picture_and_two_commands() -> None:
     first = (ROOT / "README.md").read_text().split("\n## ")[0]
     at = [
