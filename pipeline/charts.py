@@ -22,6 +22,7 @@ TRAINED, BUDGET = "#8a929a", "#CC79A7"
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])  # a runtime each
 WIDTH = 400  # pixels, labels and all: it fits a phone, and two or three stand side by side on a desk
 FP16_MAX = 65504.0
+FEW = 10  # epochs, of which each has its tick
 COORDINATES = r'\s(?:d|transform|x|y|x1|x2|y1|y2|width|height|viewBox)="[^"]*"'
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 
@@ -197,7 +198,7 @@ def learning(history: list[dict[str, float]], metric: str, unit: str) -> alt.VCo
     ]
     alone = len(history) == 1  # one epoch makes no line
     colours = alt.Scale(domain=["train", "select"], range=[TRAINED, COLOURS["fp32"]])
-    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
+    x = _epochs(history)
     loss = (
         alt.Chart(alt.Data(values=losses))
         .mark_line(strokeWidth=2, point=alone)
@@ -222,7 +223,7 @@ def spread(of: list[dict[str, float]], history: list[dict[str, float]]) -> alt.V
     Args:
         of, history: rows of the two CSV files that ``train`` writes.
     """
-    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
+    x = _epochs(history)
     rows = alt.Chart(alt.Data(values=of))
     charts = []
     for kind in ("weights", "biases"):
@@ -334,6 +335,12 @@ def _dashed(rows: list[dict[str, Any]]) -> alt.StrokeDash:
         for name in names
     ]
     return alt.StrokeDash("target:N", title=None, sort=None, scale=alt.Scale(domain=names, range=dashes))
+
+
+def _epochs(history: list[dict[str, float]]) -> alt.X:
+    """The axis of epochs, of which there are no halves."""
+    epochs = [row["epoch"] for row in history]
+    return alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs) if len(epochs) <= FEW else alt.Axis())
 
 
 def _kept(history: list[dict[str, float]]) -> alt.Chart:

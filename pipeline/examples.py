@@ -15,6 +15,7 @@ from deploy.tasks.tagging import SIGNS
 
 PICTURE = 64  # pixels at most, of a side
 SHOWN = 24  # items at most, of a kind
+PLACES = 12  # in texts at most, of a kind
 PASSAGES = 6  # long texts at most, of a kind
 AROUND = 24  # characters shown on both sides of one that changed
 LONG = 160  # characters of a text that is shown whole at most
@@ -132,7 +133,7 @@ def _characters(
                 kind = LOST if trained == truth else WON if deployed == truth else OTHER
                 kinds[kind].append(place | {"others": {network: deployed}})
     return [
-        {"title": title, "changed": True, "all": len(places), "items": places[:SHOWN]}
+        {"title": title, "changed": True, "all": len(places), "items": places[:PLACES]}
         for title, places in kinds.items()
         if places
     ]
