@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy.contract import Bundle
-from deploy.engine import load_tensorrt, open_engine
+from deploy.engine import open_engine
 from deploy.errors import Refused
 from deploy.files import sha256
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
 from deploy.state import from_zero
+from deploy.trt import load_tensorrt
 
 RTX_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")  # RTX 30, 40 and 50: what RTX builds for with no GPU here
 GRAPHS = {  # runtime -> precision in the target's name -> precision of the graph

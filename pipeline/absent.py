@@ -1,6 +1,6 @@
 """Why a row was not measured, and what would measure it.
 
-Reasons are told by whoever found them: `deploy/targets.py`, `deploy/engine.py`, the stages `quantize` and `build`.
+Reasons are told by whoever found them: `deploy/targets.py`, `deploy/trt.py`, the stages `quantize` and `build`.
 """
 
 import re

@@ -6,11 +6,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from deploy.builder import build_engine
 from deploy.contract import Bundle, open_bundle
-from deploy.engine import build_engine, load_tensorrt
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.targets import EngineTarget, engine_targets, missing_graph, no_gpu
+from deploy.trt import load_tensorrt
 from pipeline import stage
 from pipeline.recipe import Project
 

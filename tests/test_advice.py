@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from test_verify import f1_task, measurement, row, statistics
 
-from deploy import engine as engine_module
+from deploy import trt as trt_module
 from deploy.contract import Bundle
 from deploy.cuda import Cuda
-from deploy.engine import load_tensorrt
 from deploy.errors import Refused
 from deploy.measurement import read_measurement
 from deploy.targets import engine_targets, targets
 from deploy.tasks import load_task
 from deploy.tasks.metric import Metric
+from deploy.trt import load_tensorrt
 from pipeline import verify as verify_stage
 from pipeline.absent import measure_by
 from pipeline.advice import CAUSE, Advice, advice, paragraph
@@ -358,7 +358,7 @@ def reasons(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def absent(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(engine_module.importlib, "import_module", absent)
+    monkeypatch.setattr(trt_module.importlib, "import_module", absent)
     with pytest.raises(Refused) as missing:
         load_tensorrt("tensorrt_rtx")
     monkeypatch.undo()
@@ -424,7 +424,7 @@ def test_each_reason_has_what_would_measure_it_or_says_that_nothing_would(
 )
 def test_reasons_that_take_a_gpu_or_a_broken_graph_to_give(reason: str, expected: str) -> None:
     assert expected in measure_by(reason)
-    files = [Path(verify_stage.__file__).parent, Path(engine_module.__file__).parent]
+    files = [Path(verify_stage.__file__).parent, Path(trt_module.__file__).parent]
     source = "".join(path.read_text() for folder in files for path in folder.glob("*.py") if path.name != "advice.py")
     words = re.findall(
         r"cannot \w+ this \w+|does not work on this machine|changed since it was built|fell back to|"

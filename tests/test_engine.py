@@ -11,14 +11,16 @@ import pytest
 from conftest import NAME
 from onnx import TensorProto, helper
 
-from deploy import engine as engine_module
+from deploy import trt as trt_module
+from deploy.builder import build_engine
 from deploy.contract import Bundle, load_examples
 from deploy.cuda import Cuda
-from deploy.engine import build_engine, load_tensorrt, open_engine
+from deploy.engine import open_engine
 from deploy.errors import Refused
 from deploy.files import read_json, sha256
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import RTX_COMPUTE_CAPABILITIES, engine_targets
+from deploy.trt import load_tensorrt
 from pipeline import build as build_stage
 from pipeline.recipe import Project
 
@@ -58,7 +60,7 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def absent(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(engine_module.importlib, "import_module", absent)
+    monkeypatch.setattr(trt_module.importlib, "import_module", absent)
     with pytest.raises(Refused, match=r"tensorrt_rtx is not installed: pip install -c constraints\.txt -e '\.\[rtx\]'"):
         load_tensorrt("tensorrt_rtx")
 
