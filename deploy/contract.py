@@ -1,6 +1,6 @@
 """The bundle: the only thing that crosses from training to deployment, and ``contract.json`` that describes it.
 
-    contract.json                 what is in here, and the SHA-256 of every file
+    contract.json                 what is in here, what sizes its inputs have, and the SHA-256 of every file
     graphs/<precision>/<graph>.onnx
     examples/{calib,test}.npz     raw inputs and truths, one array a name, first axis = unit
     answers/{float32,float64}.npz what the trained network answered on ``test``
@@ -10,7 +10,7 @@ Nothing in a bundle is code: arrays load with ``allow_pickle=False``, and a path
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from deploy.errors import Refused
 from deploy.files import read_json, sha256
 
-FORMAT = 1
+FORMAT = 2  # since `ranges`
 FIXED = ("examples/calib.npz", "examples/test.npz", "answers/float32.npz", "answers/float64.npz", "ranges.json")
 
 
@@ -36,6 +36,8 @@ class Bundle:
     refused: dict[str, str]  # precision that could not be made -> why
     files: dict[str, dict[str, Any]]  # file -> {"sha256", "bytes"}
     sha256: str  # of contract.json itself
+    # free axis of an input -> least, best served and greatest size: what an engine is built for
+    ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def path(self, file: str) -> Path:
         """Where ``file`` of this bundle lies; one that the contract has no hash for is refused."""
@@ -73,6 +75,7 @@ def open_bundle(folder: Path) -> Bundle:
             refused=contract["refused"],
             files=contract["files"],
             sha256=sha256(file),
+            ranges=_ranges(contract["ranges"], contract["io"]),
         )
         named = [path for graphs in bundle.graphs.values() for path in graphs.values()]
         expected = {path: str(entry["sha256"]) for path, entry in bundle.files.items()}
@@ -83,6 +86,22 @@ def open_bundle(folder: Path) -> Bundle:
     for path, digest in expected.items():
         _check(inside(folder, path), digest, folder)
     return bundle
+
+
+def _ranges(ranges: dict[str, list[int]], io: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """``ranges``, if every free axis of an input has one.
+
+    Raises:
+        KeyError, TypeError, ValueError: one is missing, or no three sizes in order.
+    """
+    found: dict[str, tuple[int, int, int]] = {}
+    for axis in {axis for graph in io.values() for tensor in graph["inputs"] for axis in tensor["shape"]}:
+        if isinstance(axis, str):
+            least, best, greatest = ranges[axis]
+            if not (all(type(size) is int for size in ranges[axis]) and 1 <= least <= best <= greatest):
+                raise ValueError(f"ranges: {axis}: {ranges[axis]}, expected least, best served and greatest size")
+            found[axis] = (least, best, greatest)
+    return found
 
 
 def inside(folder: Path, file: str) -> Path:

@@ -2,71 +2,88 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from deploy.cuda import Cuda
+from deploy.engine_calls import EngineCalls, Tensor
 from deploy.errors import Refused
 from deploy.run import Run
+from deploy.told import Told
 from deploy.trt import in_words, logger
 
 
-def open_engine(trt: ModuleType, engine: Path, cuda: Cuda | None = None) -> Run:
+def open_engine(trt: ModuleType, engine: Path, cuda: Cuda | None = None, told: Told | None = None) -> Run:
     """Open an engine on this machine's GPU.
 
-    Each call copies the inputs to the device, runs, copies the outputs back and waits for them.
+    A call copies its inputs into page-locked memory; the device fetches them, runs, and brings the outputs back, all on
+    one stream. A shape that comes again is replayed as one CUDA graph. The arrays that a call gives are the caller's
+    own. Several threads may call; they are served one after another.
 
     Args:
         cuda: the CUDA runtime; tests hand in a double.
+        told: is filled with the device's share of each call, and with why there is no CUDA graph where there is none.
 
     Raises:
         Refused: no CUDA, an engine of another TensorRT or GPU, a damaged file, too little memory; and from ``run``, an
             input of another name, type or shape.
     """
     cuda = cuda or Cuda()
-    log = logger(trt)
     with in_words(trt, engine):
-        runtime = trt.Runtime(log)
-        loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
-        context = loaded.create_execution_context() if loaded else None
-        if context is None:
-            raise Refused(
-                f"{engine}: {trt.__name__} {trt.__version__} cannot load this engine on this GPU ({log.last()}). "
-                f"Engines are tied to the GPU and the version that built them: build it here with `dvc repro`."
-            )
-        names = [loaded.get_tensor_name(i) for i in range(loaded.num_io_tensors)]
-        into = [name for name in names if loaded.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        dtypes = {name: np.dtype(trt.nptype(loaded.get_tensor_dtype(name))) for name in names}
-        profiles = {name: [tuple(shape) for shape in loaded.get_tensor_profile_shape(name, 0)] for name in into}
-    stream = cuda.stream()
-    buffers: dict[str, tuple[int, int]] = {}  # name -> (device address, bytes)
-
-    def address(name: str, size: int) -> int:
-        if name not in buffers or buffers[name][1] < size:
-            if name in buffers:
-                cuda.free(buffers.pop(name)[0])
-            buffers[name] = (cuda.malloc(size), size)
-        context.set_tensor_address(name, buffers[name][0])
-        return buffers[name][0]
+        loaded = load_engine(trt, engine, cuda)
+        tensors = _tensors(trt, engine, loaded)
+        calls = EngineCalls(trt, engine, loaded, tensors, cuda, told)
+    into = {tensor.name: tensor for tensor in tensors if tensor.given}
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        right = sorted(inputs) == sorted(into) and all(inputs[name].dtype == dtypes[name] for name in into)
-        arrays = {name: np.ascontiguousarray(inputs[name]) for name in into if right}
-        if not right or not all(context.set_input_shape(name, array.shape) for name, array in arrays.items()):
+        fits = sorted(inputs) == sorted(into) and all(into[name].fits(array) for name, array in inputs.items())
+        if not fits:
             came = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in inputs.items())
-            expected = ", ".join(f"{n}: {dtypes[n]} {profiles[n][0]} to {profiles[n][2]}" for n in into)
-            raise Refused(f"{engine}: got {came}; expected {expected}")
-        for name, array in arrays.items():
-            cuda.to_device(address(name, array.nbytes), array, stream)
-        outputs = {
-            name: np.empty(tuple(context.get_tensor_shape(name)), dtypes[name]) for name in names if name not in into
-        }
-        places = {name: address(name, array.nbytes) for name, array in outputs.items()}
-        if not context.execute_async_v3(stream):
-            raise Refused(f"{engine}: the engine failed while running ({log.last()}). Build it again: `dvc repro`.")
-        for name, array in outputs.items():
-            cuda.to_host(array, places[name], stream)
-        cuda.synchronize(stream)
-        return outputs
+            expected = ", ".join(f"{t.name}: {t.dtype} {t.least} to {t.greatest}" for t in into.values())
+            raise Refused(
+                f"{engine}: got {came}; expected {expected}. "
+                f"Cut or convert the input, or build an engine with a wider profile."
+            )
+        return calls.run({name: inputs[name] for name in into})
 
     return run
+
+
+def load_engine(trt: ModuleType, engine: Path, cuda: Cuda) -> Any:
+    """The deserialised engine.
+
+    Raises:
+        Refused: no such file, a damaged one, or one that this TensorRT or GPU does not take.
+    """
+    try:
+        plan = engine.read_bytes()
+    except OSError as error:
+        raise Refused(f"{engine}: cannot be read ({error.strerror}). Build it here with `dvc repro`.") from None
+    log = logger(trt)
+    loaded = trt.Runtime(log).deserialize_cuda_engine(plan) if plan else None
+    if loaded is None:
+        left, whole = cuda.memory()
+        raise Refused(
+            f"{engine}: {trt.__name__} {trt.__version__} cannot load this engine on this GPU ({log.last()}; "
+            f"the file has {len(plan):,} bytes, the GPU {left:,} of {whole:,} left). Engines are tied to the GPU and "
+            f"the version that built them: build it here with `dvc repro`; or free memory on the GPU."
+        )
+    return loaded
+
+
+def _tensors(trt: ModuleType, engine: Path, loaded: Any) -> list[Tensor]:
+    tensors = []
+    for name in (loaded.get_tensor_name(i) for i in range(loaded.num_io_tensors)):
+        if loaded.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            raise Refused(
+                f"{engine}: tensor {name!r} is a shape that TensorRT reads on the host, expected arrays on the device. "
+                f"Export the network with its sizes taken from its inputs' shapes."
+            )
+        given = loaded.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        dtype = np.dtype(trt.nptype(loaded.get_tensor_dtype(name)))
+        least = greatest = tuple(loaded.get_tensor_shape(name))
+        if given and min(least, default=0) < 0:
+            least, _, greatest = (tuple(shape) for shape in loaded.get_tensor_profile_shape(name, 0))
+        tensors.append(Tensor(name, given, dtype, least, greatest))
+    return tensors

@@ -102,21 +102,38 @@ def _engine(bundle: Bundle, host: dict[str, Any], engines: Path, built: dict[str
     reason = entry.get("reason", "") or missing_graph(bundle, engine.precision)
     if not reason and entry["graph_sha256"] != bundle.graph_sha256(engine.precision):
         reason = "stale: the engine was built from another graph; build it again: `dvc repro`"
-    capabilities = [gpu["compute_capability"] for gpu in host["gpus"]]
-    if not reason and engine.compute_capability and engine.compute_capability not in capabilities:
-        reason = (
-            f"built, not run: no GPU of compute capability {engine.compute_capability} on this host "
-            f"({', '.join(capabilities) or 'none'} here); measure on one that has: `dvc repro` there"
-        )
+    reason = reason or _elsewhere(engine, entry, host)
     hashes = {graph: file["sha256"] for graph, file in entry.get("files", {}).items()}
     return Target(
         engine.name,
         engine.precision,
         "cuda",
         files,
-        partial(_open_engines, bundle, engine.module, files, hashes),
+        partial(_open_engines, bundle, engine.module, files, hashes, entry.get("builder", "")),
         reason,
         engine.module,
+    )
+
+
+def _elsewhere(engine: EngineTarget, entry: dict[str, Any], host: dict[str, Any]) -> str:
+    """Why an engine that was built cannot run on ``host``; empty if it can. The GPU that built it is in ``entry``."""
+    capabilities = [gpu["compute_capability"] for gpu in host["gpus"]]
+    if engine.compute_capability:
+        if engine.compute_capability in capabilities:
+            return ""
+        return (
+            f"built, not run: no GPU of compute capability {engine.compute_capability} on this host "
+            f"({', '.join(capabilities) or 'none'} here); measure on one that has: `dvc repro` there"
+        )
+    if not capabilities:
+        return f"built, not run: {no_gpu(host)}; measure on the host that built it: `dvc repro` there"
+    here = [(gpu["name"], gpu["compute_capability"]) for gpu in host["gpus"]]
+    built_on = (entry.get("gpu", here[0][0]), entry.get("compute_capability", here[0][1]))
+    if built_on in here:
+        return ""
+    return (
+        f"the engine was built on {built_on[0]} ({built_on[1]}), and here is {here[0][0]} ({here[0][1]}): engines are "
+        f"tied to the GPU that built them; build it here: `dvc repro`"
     )
 
 
@@ -136,11 +153,19 @@ def _open_graphs(bundle: Bundle, files: dict[str, Path], device: str) -> dict[st
     return {graph: from_zero(open_onnxruntime(file, device), bundle.io[graph]) for graph, file in files.items()}
 
 
-def _open_engines(bundle: Bundle, module: str, files: dict[str, Path], hashes: dict[str, str]) -> dict[str, Run]:
+def _open_engines(
+    bundle: Bundle, module: str, files: dict[str, Path], hashes: dict[str, str], builder: str
+) -> dict[str, Run]:
+    """Open what ``builder`` built, after all that can be told before TensorRT reads it has been held."""
     trt = load_tensorrt(module)
     for graph, file in files.items():
         if not file.is_file() or sha256(file) != hashes[graph]:
             raise Refused(
                 f"{file}: missing or changed since it was built. Build it again: `dvc repro --force` its stage."
             )
+    if builder != f"{module} {trt.__version__}":
+        raise Refused(
+            f"{', '.join(map(str, files.values()))}: built by {builder or 'an unknown TensorRT'}, and here is {module} "
+            f"{trt.__version__}, which reads its own engines only. Build it again: `dvc repro`, or install that."
+        )
     return {graph: from_zero(open_engine(trt, file), bundle.io[graph]) for graph, file in files.items()}

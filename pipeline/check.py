@@ -15,13 +15,16 @@ from deploy.files import write_bytes
 from deploy.targets import GRAPHS, engine_targets
 from deploy.tasks import load_task
 from pipeline import stage
-from pipeline.recipe import PARAMS, PRECISIONS, TEXT, Graph, Own, Project, Recipe, Training, Weights, nearest
+from pipeline.recipe import PARAMS, PRECISIONS, TEXT, Engines, Graph, Own, Project, Recipe, Training, Weights, nearest
+
+LEAST_WORKSPACE_MIB = 16  # less is a slip of the unit: TensorRT tells itself what more a graph takes
 
 
 def check(project: Project) -> None:
     """Hold every word of ``params.yaml`` against what exists; write ``check.ok``, whose content never changes."""
     for name in project.datasets:
         _known(f"{PARAMS}: datasets", "data set", name, _modules(project.root / "pipeline" / "datasets"))
+    _check_engines(f"{PARAMS}: engines", project.engines)
     for name, own in project.own.items():
         _check_own(f"{PARAMS}: own: {name}", name, own, project)
     if not project.recipes:
@@ -35,6 +38,16 @@ def check(project: Project) -> None:
 def _check_name(where: str, name: str) -> None:
     if not re.fullmatch(r"[a-z0-9_]+", str(name)):
         raise Refused(f"{where}: {name!r} came, a name of small letters, digits and _ was expected")
+
+
+def _check_engines(where: str, engines: Engines) -> None:
+    if engines.workspace_mib is not None and engines.workspace_mib < LEAST_WORKSPACE_MIB:
+        raise Refused(
+            f"{where}: workspace_mib: {engines.workspace_mib} came, {LEAST_WORKSPACE_MIB} or more was expected, in "
+            f"MiB; take it out to leave TensorRT all that the GPU has"
+        )
+    if engines.level is not None and not 0 <= engines.level <= 5:
+        raise Refused(f"{where}: level: {engines.level} came, 0 (fast to build) to 5 (fast to run) was expected")
 
 
 def _check_own(where: str, name: str, own: Own, project: Project) -> None:

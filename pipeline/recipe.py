@@ -103,6 +103,18 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Engines:
+    """How TensorRT builds; what is absent is as TensorRT itself would have it.
+
+    ``workspace_mib``: memory that an engine may work in, beside its weights, else all that the GPU has; ``level``: how
+    hard TensorRT searches for the fastest engine, 0 to 5, else 3 (TensorRT-RTX 1.7 builds alike at any).
+    """
+
+    workspace_mib: int | None = None
+    level: int | None = None
+
+
+@dataclass(frozen=True)
 class Project:
     """``params.yaml``, whole. ``usual`` is what its recipes share by YAML's ``<<: *usual``."""
 
@@ -112,6 +124,7 @@ class Project:
     recipes: dict[str, Recipe]
     own: dict[str, Own] = field(default_factory=dict)
     usual: dict[str, Any] = field(default_factory=dict)
+    engines: Engines = field(default_factory=Engines)
 
     def recipe(self, name: str) -> Recipe:
         """The recipe called ``name``."""

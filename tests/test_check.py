@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from deploy.errors import Refused
 from pipeline.check import _constant, check
-from pipeline.recipe import load_project
+from pipeline.recipe import Engines, load_project
 
 RIGHT = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"root": str(ROOT)}
 
@@ -36,6 +36,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_the_projects_own_params_pass(tmp_path: Path) -> None:
     checked(tmp_path, RIGHT)
     assert (tmp_path / "build" / "check.ok").read_text() == "ok\n"
+
+
+@pytest.mark.parametrize("engines", [{}, {"workspace_mib": 16}, {"level": 0, "workspace_mib": 65536}, {"level": 5}])
+def test_how_engines_are_built_may_be_said_or_left_to_tensorrt(tmp_path: Path, engines: dict[str, int]) -> None:
+    checked(tmp_path, changed("engines", engines))
+    assert load_project(tmp_path / "params.yaml").engines == Engines(**engines)
 
 
 G = "recipes/gorner_digits"
@@ -68,6 +74,12 @@ G = "recipes/gorner_digits"
         (f"{G}/train/seed", 2**70, "a whole number from 0 to 2^63 - 1 was expected"),
         (f"{G}/network/class", "Scaled", "no network 'Scaled'"),
         ("recipes/..%2f", {}, "'network' is missing"),
+        ("engines/level", 6, "engines: level: 6 came, 0 (fast to build) to 5 (fast to run) was expected"),
+        ("engines/level", -1, "engines: level: -1 came"),
+        ("engines/level", 2.5, "engines: level: 2.5 (float) came, a whole number was expected"),
+        ("engines/workspace_mib", 15, "engines: workspace_mib: 15 came, 16 or more was expected, in MiB"),
+        ("engines/workspace", 512, "engines: unknown key 'workspace'; did you mean 'workspace_mib'?"),
+        ("engines", 3, "engines: 3 (int) came, a map was expected"),
         ("recipes", {}, "no recipe under `recipes:`"),
         ("recipes", [1], "recipes: [1] (list) came, a map was expected"),
     ],
