@@ -194,8 +194,7 @@ def _notes(verdict: dict[str, Any], quantized: dict[str, Any]) -> dict[str, str]
         if target == "onnxruntime-cpu-fp16":
             notes[target] = "fp16 weights, computed in fp32"
         elif nodes:
-            kinds = " and ".join(sorted({node.split()[0] for node in nodes}))
-            notes[target] = f"without {len(nodes)} {kinds}, which stay{'s' if len(nodes) == 1 else ''} float32"
+            notes[target] = f"{len(nodes)} layer{'s stay' if len(nodes) > 1 else ' stays'} in float32"
         elif str(row.get("method", "")).startswith("Clopper"):
             notes[target] = f"{row['changed']} of {row['n']:,} items changed: the bound is a worst case"
         elif str(row.get("method", "")).startswith("BCa") and row["changed"] < FEW:

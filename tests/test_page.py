@@ -144,7 +144,7 @@ def test_on_a_phone_every_verdict_is_in_the_window(browser: Browser, shown: Proj
     page = opened(browser, shown.build / "report.html", PHONE)
     for cell in page.locator(".matrix td").all():
         box = cell.bounding_box()
-        assert box and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+        assert box and box["x"] >= 16 and box["x"] + box["width"] <= PHONE["width"]
 
 
 def test_it_can_be_walked_by_keyboard(browser: Browser, shown: Project) -> None:

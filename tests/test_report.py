@@ -292,9 +292,9 @@ def test_a_name_that_promises_more_than_it_is_has_a_note() -> None:
         "a-fp32": row | {"precision": "fp32"},
     }
     rows |= {"b-fp32": row | {"precision": "fp32", "method": "Clopper-Pearson on", "changed": 3}}
-    quantized = {"int8-cpu": {"network": {"float32": ["GRU a", "GRU b"]}}}
+    quantized = {"int8-cpu": {"network": {"float32": ["node_GRU_1", "node_GRU_2"]}}}
     assert _notes({"targets": rows}, quantized) == {
-        "onnxruntime-cpu-int8": "without 2 GRU, which stay float32",
+        "onnxruntime-cpu-int8": "2 layers stay in float32",
         "onnxruntime-cpu-fp16": "fp16 weights, computed in fp32",
         "b-fp32": "3 of 900 items changed: the bound is a worst case",
     }
