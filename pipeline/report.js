@@ -59,6 +59,10 @@ document.addEventListener("pointermove", (event) => {
   tip.style.top = `${event.clientY + 16}px`;
 });
 
+if (matchMedia("(max-width: 46rem)").matches)  // on a phone what is proved is folded
+  for (const one of document.querySelectorAll("details.recipe"))
+    one.open = /FAIL|INCONCLUSIVE/.test(one.dataset.verdicts);
+
 function open() {
   const at = document.getElementById(location.hash.slice(1));
   if (at instanceof HTMLDetailsElement) at.open = true;

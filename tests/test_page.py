@@ -140,6 +140,16 @@ def test_a_link_leads_to_its_place(browser: Browser, shown: Project, viewport: d
         assert 0 <= at < 40 or bottom < 2, (name, at)
 
 
+def test_on_a_phone_what_is_proved_is_folded_and_opens_by_its_link(browser: Browser, shown: Project) -> None:
+    page = opened(browser, shown.build / "report.html", PHONE)
+    assert page.locator("details.recipe[open]").evaluate_all("all => all.map(one => one.id)") == [
+        "recipe-loses",
+        "recipe-untrained",
+    ]
+    page.locator(".matrix a", has_text="passes").click()
+    expect(page.locator("#recipe-passes")).to_have_attribute("open", "")
+
+
 def test_on_a_phone_every_verdict_is_in_the_window(browser: Browser, shown: Project) -> None:
     page = opened(browser, shown.build / "report.html", PHONE)
     for cell in page.locator(".matrix td").all():
