@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.absent import measure_by, quoted, why
 from pipeline.intervals import BOOTSTRAP_LEAST
+from pipeline.matrix import number
 from pipeline.verdicts import (
     ABSENT,
     ACCURACY,
@@ -91,10 +92,10 @@ def paragraph(advice: Advice) -> str:
 
 def _not_trained(case: Case) -> Advice:
     metric, trained, n = case.judged["metric"], case.judged["trained"], case.row["n"]
-    score, floor = _number(trained["score"], metric["places"]), f"{trained['floor']:g}"
+    score, floor = number(trained["score"], metric["places"]), f"{trained['floor']:g}"
     sure = f"That is what the {n:,} test items gave; no chance is in the comparison."
     if trained["bounds"]:
-        low, high = (_number(bound, metric["places"]) for bound in trained["bounds"])
+        low, high = (number(bound, metric["places"]) for bound in trained["bounds"])
         sure = (
             f"Its true value lies between {low} and {_in(high, metric['unit'])} (95 %, an exact interval from {n:,} "
             f"test items)."
@@ -183,7 +184,7 @@ def _accuracy(case: Case) -> Advice:
 
 def _accuracy_lost(case: Case) -> Advice:
     row, metric = case.row, case.judged["metric"]
-    least = _in(_number(row["drop_lower95"], metric["places"]), metric["drop_unit"])
+    least = _in(number(row["drop_lower95"], metric["places"]), metric["drop_unit"])
     return Advice(
         _drop(case),
         f"{_changed(case)}: {METHODS[row['method']]} puts the true loss at {least} or more, 95 % sure.",
@@ -195,7 +196,7 @@ def _accuracy_lost(case: Case) -> Advice:
 
 def _accuracy_open(case: Case) -> Advice:
     row, metric = case.row, case.judged["metric"]
-    low, high = (_number(row[key], metric["places"]) for key in ("drop_lower95", "drop_upper95"))
+    low, high = (number(row[key], metric["places"]) for key in ("drop_lower95", "drop_upper95"))
     decide = row["units_to_decide"]
     if decide:
         then = "pass" if row["drop"] < case.judged["budget"]["drop"] else "fail"
@@ -234,12 +235,11 @@ def _latency(case: Case) -> Advice:
     row, budget = case.row, case.judged["budget"]["latency_ratio"].get(case.target)
     if case.verdict == NOT_MEASURED:
         return Advice(
-            f"The latency budget of {budget:g} could not be judged: the trained network was not timed on the same kind "
-            f"of device.",
+            f"The latency budget of {budget:g} could not be judged: {quoted(case.reason)}.",
             "That is certain.",
             "Its answers were judged and its speed was not, so it cannot pass.",
-            f"Run `dvc repro` on a host where PyTorch can use that device, or take `{case.target}` out of the recipe's "
-            f"`latency_ratio:`.",
+            f"Run `dvc repro` on a host where the trained network runs on that device, or take `{case.target}` out of "
+            f"the recipe's `latency_ratio:`.",
         )
     low, high = row["latency_ratio_lower95"], row["latency_ratio_upper95"]
     median = "" if row["p50_ms"] is None else f" (median {row['p50_ms']:.3f} ms)"
@@ -278,10 +278,6 @@ def _kind(case: Case) -> str:
     return str(case.row["precision"]).partition("-")[0]
 
 
-def _number(value: float, places: int) -> str:
-    return f"{round(value, places) + 0.0:.{places}f}"  # the sum makes no zero negative
-
-
 def _in(value: str, unit: str) -> str:
     """With its unit, where it has one."""
     one = value == "1" and unit.endswith("s")
@@ -291,7 +287,7 @@ def _in(value: str, unit: str) -> str:
 def _drop(case: Case) -> str:
     row, metric = case.row, case.judged["metric"]
     places, unit = metric["places"], metric["drop_unit"]
-    before, after, change = (_number(value, places) for value in (row["trained"], row["deployed"], abs(row["drop"])))
+    before, after, change = (number(value, places) for value in (row["trained"], row["deployed"], abs(row["drop"])))
     budget = _in(f"{case.judged['budget']['drop']:g}", unit)
     if row["drop"] == 0:
         return f"The {metric['name']} stayed at {_in(after, metric['unit'])}; the budget allows a loss of {budget}."
@@ -322,7 +318,7 @@ def _ship(case: Case) -> str:
     """What can be shipped instead, one sentence and a blank; nothing where nothing passes."""
     metric = case.judged["metric"]
     for target, row in _passing(case):
-        drop = _in(_number(row["drop"], metric["places"]), metric["drop_unit"])
+        drop = _in(number(row["drop"], metric["places"]), metric["drop_unit"])
         return f"Ship {target} today: it passes (drop {drop}). "
     return ""
 

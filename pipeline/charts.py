@@ -48,14 +48,17 @@ def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) 
     )
     points = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("drop:Q", scale=scale))
     beyond = alt.Chart(alt.Data(values=[{"from": budget, "to": ends[1]}]))
-    beyond = beyond.mark_rect(color=BUDGET, opacity=0.15).encode(x=alt.X("from:Q", scale=scale), x2="to:Q")
+    beyond = beyond.mark_rect(color=BUDGET, opacity=0.15, aria=False).encode(x=alt.X("from:Q", scale=scale), x2="to:Q")
     line = alt.Chart(alt.Data(values=[{"at": budget, "kind": f"budget {amount(budget, unit)}"}]))
-    limit = line.mark_rule(strokeWidth=2, color=BUDGET).encode(x="at:Q")
-    told = line.mark_text(align="right", dx=-5, dy=-6, baseline="bottom", color=INK).encode(
+    limit = line.mark_rule(strokeWidth=2, color=BUDGET).encode(x="at:Q", description="kind:N")
+    told = line.mark_text(align="right", dx=-5, dy=-6, baseline="bottom", color=INK, aria=False).encode(
         x="at:Q", y=alt.value(0), text="kind:N"
     )
-    zero = alt.Chart(alt.Data(values=[{"at": 0.0}])).mark_rule(color=INK, strokeDash=[2, 3], opacity=0.6)
-    return _fitted(beyond + zero.encode(x="at:Q") + limit + bars + points + told, 34 * len(rows) + 56)
+    zero = alt.Chart(alt.Data(values=[{"at": 0.0, "said": "nothing lost"}]))
+    zero = zero.mark_rule(color=INK, strokeDash=[2, 3], opacity=0.6)
+    return _fitted(
+        beyond + zero.encode(x="at:Q", description="said:N") + limit + bars + points + told, 34 * len(rows) + 56
+    )
 
 
 def latency(latency_s: dict[str, list[float]], earned: dict[str, dict[str, float | None]]) -> alt.LayerChart:
@@ -86,7 +89,7 @@ def latency(latency_s: dict[str, list[float]], earned: dict[str, dict[str, float
     lines = (
         alt.Chart(alt.Data(values=values))
         .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(x=x, y=y, color=_coloured(named, legend=True), strokeDash=_dashed(named))
+        .encode(x=x, y=y, color=_coloured(named, legend=True), strokeDash=_dashed(named), description="target:N")
     )
     points = (
         alt.Chart(alt.Data(values=marked))
@@ -107,7 +110,7 @@ def weight(rows: list[dict[str, Any]]) -> alt.LayerChart:
         y=alt.Y("target:N", title=None, sort=None), x=alt.X("bytes:Q", title=None, axis=None), description="said:N"
     )
     bars = base.mark_bar(height=14, cornerRadiusEnd=2).encode(color=_coloured(rows))
-    told = base.mark_text(align="left", dx=5, color=INK).encode(text="told:N")
+    told = base.mark_text(align="left", dx=5, color=INK, aria=False).encode(text="told:N")
     return _fitted(bars + told, 26 * len(rows) + 16)
 
 
@@ -180,6 +183,7 @@ def drift(curves: dict[str, dict[str, list[float]]]) -> alt.Chart:
             ),
             color=_coloured(named, legend=True),
             strokeDash=_dashed(named),
+            description="target:N",
         )
     )
     return _fitted(chart, 250 + 18 * len(curves))
@@ -206,11 +210,12 @@ def learning(history: list[dict[str, float]], metric: str, unit: str) -> alt.VCo
             x=x,
             y=alt.Y("loss:Q", title="loss (log)", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4, format="~g")),
             color=alt.Color("split:N", title=None, sort=None, scale=colours),
+            description="split:N",
         )
     )
     score = (
         alt.Chart(alt.Data(values=history))
-        .mark_line(strokeWidth=2, color=COLOURS["fp32"], point=alone)
+        .mark_line(strokeWidth=2, color=COLOURS["fp32"], point=alone, aria=False)
         .encode(x=x, y=alt.Y("score:Q", title=[f"{metric}", f"on select, {unit}"], scale=alt.Scale(zero=False)))
         .transform_calculate(score=f"datum[{json.dumps(metric)}]")
     )
@@ -228,9 +233,9 @@ def spread(of: list[dict[str, float]], history: list[dict[str, float]]) -> alt.V
     charts = []
     for kind in ("weights", "biases"):
         y = alt.Y(f"{kind}_min:Q", title=kind)
-        ends = rows.mark_area(opacity=0.25, color=COLOURS["fp32"]).encode(x=x, y=y, y2=f"{kind}_max:Q")
-        quartiles = rows.mark_area(opacity=0.45, color=COLOURS["fp32"])
-        middle = rows.mark_line(color=COLOURS["fp32"]).encode(x=x, y=f"{kind}_p50:Q")
+        ends = rows.mark_area(opacity=0.25, color=COLOURS["fp32"], aria=False).encode(x=x, y=y, y2=f"{kind}_max:Q")
+        quartiles = rows.mark_area(opacity=0.45, color=COLOURS["fp32"], aria=False)
+        middle = rows.mark_line(color=COLOURS["fp32"], aria=False).encode(x=x, y=f"{kind}_p50:Q")
         charts.append(ends + quartiles.encode(x=x, y=f"{kind}_p25:Q", y2=f"{kind}_p75:Q") + middle + _kept(history))
     return _stacked(charts)
 
@@ -262,16 +267,22 @@ def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
         return alt.Chart(alt.Data(values=shown))
 
     every = alt.Chart(alt.Data(values=points))
-    together = every.mark_line(color=INK, strokeWidth=1, opacity=0.25).encode(x=x, y=y, detail="recipe:N", order="ms:Q")
+    together = every.mark_line(color=INK, strokeWidth=1, opacity=0.25, aria=False).encode(
+        x=x, y=y, detail="recipe:N", order="ms:Q"
+    )
     bars = of("lower").mark_rule(strokeWidth=1.5, opacity=0.7)
-    bars = bars.encode(x=x, y=alt.Y("lower:Q", scale=scale), y2="upper:Q", color=colour)
+    bars = bars.encode(x=x, y=alt.Y("lower:Q", scale=scale), y2="upper:Q", color=colour, description="said:N")
     across = of("ms_lower").mark_rule(strokeWidth=1.5, opacity=0.7)
-    across = across.encode(x="ms_lower:Q", x2="ms_upper:Q", y=y, color=colour)
+    across = across.encode(x="ms_lower:Q", x2="ms_upper:Q", y=y, color=colour, description="said:N")
     dots = every.mark_point(filled=True, opacity=0.85)
     dots = dots.encode(x=x, y=y, size=area, color=colour, description="said:N")
     rings = of("front").mark_point(filled=False, color=INK, strokeWidth=2, opacity=1)
     rings = rings.encode(x=x, y=y, size=area, description="said:N")
-    names = of("named").mark_text(align="right", dx=10, dy=-17, color=INK, limit=180).encode(x=x, y=y, text="recipe:N")
+    names = (
+        of("named")
+        .mark_text(align="right", dx=10, dy=-17, color=INK, limit=180, aria=False)
+        .encode(x=x, y=y, text="recipe:N")
+    )
     chart = together + bars + across + dots + rings + names
     return _fitted(chart.properties(title=_title(panel["title"])), 320)
 
@@ -340,7 +351,8 @@ def _dashed(rows: list[dict[str, Any]]) -> alt.StrokeDash:
 def _epochs(history: list[dict[str, float]]) -> alt.X:
     """The axis of epochs, of which there are no halves."""
     epochs = [row["epoch"] for row in history]
-    return alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs) if len(epochs) <= FEW else alt.Axis())
+    axis = alt.Axis(values=epochs, format="d") if len(epochs) <= FEW else alt.Axis(format="d")
+    return alt.X("epoch:Q", title="epoch", axis=axis)
 
 
 def _kept(history: list[dict[str, float]]) -> alt.Chart:

@@ -122,16 +122,21 @@ def line(text: np.ndarray) -> str:
 def _characters(
     test: dict[str, np.ndarray], classes: list[str], predicted: dict[str, list[str]]
 ) -> list[dict[str, Any]]:
-    """Places in texts whose label a deployed network tells otherwise than the trained one."""
-    kinds: dict[str, list[dict[str, Any]]] = {LOST: [], WON: [], OTHER: []}
+    """Places in texts whose label a deployed network tells otherwise than the trained one, in the texts' order."""
+    others: dict[tuple[int, int], dict[str, str]] = {}  # text and byte -> network -> what it says
     for network, texts in predicted.items():
         for i, (was, now) in enumerate(zip(predicted["trained"], texts)):
-            for at in (k for k in range(min(len(was), len(now))) if was[k] != now[k] and _begins(test["text"][i, k])):
-                truth = classes[int(test["token"][i, at])]
-                trained, deployed = (_label(signs[at], classes) for signs in (was, now))
-                place = _place(test["text"][i], at) | {"index": i, "truth": truth, "trained": trained}
-                kind = LOST if trained == truth else WON if deployed == truth else OTHER
-                kinds[kind].append(place | {"others": {network: deployed}})
+            if was != now:
+                for at in (k for k in range(min(len(was), len(now))) if was[k] != now[k]):
+                    others.setdefault((i, at), {})[network] = _label(now[at], classes)
+    kinds: dict[str, list[dict[str, Any]]] = {LOST: [], WON: [], OTHER: []}
+    for (i, at), said in sorted(others.items()):
+        if _begins(test["text"][i, at]):
+            truth = str(classes[int(test["token"][i, at])])
+            trained = _label(predicted["trained"][i][at], classes)
+            kind = LOST if trained == truth else WON if truth in said.values() else OTHER
+            place = _place(test["text"][i], at) | {"index": i, "truth": truth, "trained": trained}
+            kinds[kind].append(place | {"others": said})
     return [
         {"title": title, "changed": True, "all": len(places), "items": places[:PLACES]}
         for title, places in kinds.items()

@@ -5,6 +5,9 @@ from typing import Any
 from pipeline.verdicts import ABSENT, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, STALE
 
 NAMED = 3  # recipes that the answer names before it only counts them
+LEGEND = (
+    "In a cell: the verdict, the score lost by deploying (≤ its 95 % upper bound of the budget), latency ÷ trained."
+)
 HEADS = [
     "recipe",
     "target",
@@ -25,31 +28,37 @@ HEADS = [
 def answer(verdicts: dict[str, Any]) -> str:
     """Can it ship? One sentence."""
     rows = [(name, target, row) for name, recipe in verdicts.items() for target, row in recipe["targets"].items()]
-    count = counts(verdicts)
-    if count[FAIL]:
-        fails = "deployment fails" if count[FAIL] == 1 else "deployments fail"
-        start = f"No: {count[FAIL]} of {len(rows)} {fails} ({_named(rows, FAIL)}); "
-    elif count[INCONCLUSIVE]:
-        start = f"In part: {count[INCONCLUSIVE]} of {len(rows)} could not be decided ({_named(rows, INCONCLUSIVE)}); "
-    elif count[PASS]:
-        start = "Yes, where it was measured: "
+    failed = [row for row in rows if row[2]["verdict"] == FAIL]
+    open_ = [row for row in rows if tried(row[2]) and row[2]["verdict"] in (INCONCLUSIVE, NOT_MEASURED)]
+    passed = sum(row["verdict"] == PASS for _, _, row in rows)
+    absent = sum(not tried(row) for _, _, row in rows)
+    undecided = f"{len(open_)} could not be decided ({_named(open_)})"
+    if failed:
+        start = f"No: {len(failed)} of {len(rows)} deployments fail{'s' * (len(failed) == 1)} ({_named(failed)}); "
+        start += f"{undecided}; " if open_ else ""
+    elif open_:
+        start = f"In part: {undecided}; "
     else:
-        start = "Not yet: nothing is proved; "
+        start = "Yes, where it was measured: " if passed else "Not yet: nothing is proved; "
     return (
-        f"{start}{count[PASS]} of {len(rows)} deployments are proved to be as accurate as what was trained, within "
-        f"their budgets; {count[NOT_MEASURED]} were not measured."
+        f"{start}{passed} of {len(rows)} deployments are proved to be as accurate as what was trained, within their "
+        f"budgets; {absent} were not measured."
     )
 
 
-def _named(rows: list[tuple[str, str, dict[str, Any]]], verdict: str) -> str:
+def _named(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
     """``recipe on target``, or on how many, of so many recipes."""
     places: dict[str, list[str]] = {}
-    for name, target, row in rows:
-        if row["verdict"] == verdict:
-            places.setdefault(name, []).append(target)
+    for name, target, _ in rows:
+        places.setdefault(name, []).append(target)
     told = [f"{name} on {of[0] if len(of) == 1 else f'{len(of)} targets'}" for name, of in places.items()]
     more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
     return ", ".join(told[:NAMED]) + more
+
+
+def tried(row: dict[str, Any]) -> bool:
+    """Whether the target was tried with the recipe as it is now, whatever came of it and whatever else fails."""
+    return not {cause["cause"] for cause in row["causes"]} & {ABSENT, STALE}
 
 
 def counts(verdicts: dict[str, Any]) -> dict[str, int]:
@@ -70,25 +79,22 @@ def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def not_measured(verdicts: dict[str, Any]) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """Verdict and reason -> recipe and target of the rows that were not measured."""
-    reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
+def not_measured(verdicts: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Why -> recipe and target of the rows that were not tried, also of those that fail for their network's sake."""
+    reasons: dict[str, list[tuple[str, str]]] = {}
     for name, recipe in verdicts.items():
         for target, row in recipe["targets"].items():
-            if row["deployed"] is None:
-                reasons.setdefault((row["verdict"], row["reason"]), []).append((name, target))
+            for cause in row["causes"]:
+                if cause["cause"] in (ABSENT, STALE):
+                    reasons.setdefault(cause["reason"], []).append((name, target))
     return reasons
 
 
 def columns(verdicts: dict[str, Any]) -> list[str]:
-    """The targets that were tried with some recipe as it is now, whatever came of it: the columns of the matrix."""
-    tried = {
-        target: None
-        for recipe in verdicts.values()
-        for target, row in recipe["targets"].items()
-        if not {cause["cause"] for cause in row["causes"]} & {ABSENT, STALE}
-    }
-    return list(tried)
+    """The targets that were tried with some recipe: the columns of the matrix."""
+    return list(
+        {target: None for recipe in verdicts.values() for target, row in recipe["targets"].items() if tried(row)}
+    )
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -101,8 +107,8 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["target"],
         row["verdict"],
         row["metric"]["name"],
-        f"{row['trained']:.2f} {unit}",
-        f"{row['deployed']:.2f} {unit}",
+        f"{number(row['trained'], places)} {unit}",
+        f"{number(row['deployed'], places)} {unit}",
         f"{number(row['drop'], places)} ({number(row['drop_upper95'], places)})",
         amount(row["budget"], drop_unit),
         f"{ratio(row)}{budget if row['latency_ratio'] is not None else ''}",
@@ -126,32 +132,33 @@ def number(value: float | None, places: int = 2) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A value with its unit, ``1 point`` and ``0.2 points``."""
-    return f"{value:g} {unit.removesuffix('s') if value == 1 and unit == 'points' else unit}"
+    """A value with its unit: ``1 point``, ``0.2 points``."""
+    return f"{value:g} {unit.removesuffix('s') if value == 1 else unit}"
 
 
-def brief(row: dict[str, Any] | None, metric: dict[str, Any]) -> str:
-    """One cell of the matrix: verdict, drop and its upper bound, latency ratio; a dash where there is no such row."""
+def brief(row: dict[str, Any] | None, recipe: dict[str, Any]) -> str:
+    """One cell of the matrix: verdict, drop with its upper bound and the budget, latency ratio; or a dash."""
     if row is None:
         return "–"
     if row["deployed"] is None:
         return str(row["verdict"])
-    places = metric["places"]
-    text = f"{row['verdict']} {number(row['drop'], places)} ≤ {number(row['drop_upper95'], places)}"
+    drop, upper = (number(row[key], recipe["metric"]["places"]) for key in ("drop", "drop_upper95"))
+    text = f"{row['verdict']} {drop} (≤ {upper} of {recipe['budget']['drop']:g})"
     return text if row["latency_ratio"] is None else f"{text}, {row['latency_ratio']:.2f} ×"
 
 
 def trained(recipe: dict[str, Any]) -> str:
     """The trained network's score in words, or a dash."""
     score = recipe["trained"]["score"]
-    return "–" if score is None else f"{score:.2f} {recipe['metric']['unit']} {recipe['metric']['name']}"
+    metric = recipe["metric"]
+    return "–" if score is None else f"{number(score, metric['places'])} {metric['unit']} {metric['name']}"
 
 
 def markdown(verdicts: dict[str, Any]) -> str:
     """The matrix as a Markdown table."""
     targets = columns(verdicts)
     rows = [
-        [name, trained(recipe), *(brief(recipe["targets"].get(target), recipe["metric"]) for target in targets)]
+        [name, trained(recipe), *(brief(recipe["targets"].get(target), recipe) for target in targets)]
         for name, recipe in verdicts.items()
     ]
     return _piped(["recipe", "trained", *targets], rows)
@@ -165,7 +172,7 @@ def _piped(head: list[str], rows: list[list[str]]) -> str:
 
 
 def terminal(verdicts: dict[str, Any]) -> str:
-    """The matrix in columns, one block a runtime; what no row was measured of is one line at the end."""
+    """The matrix in columns, one block a runtime, and what a cell holds."""
     blocks: dict[str, list[str]] = {}
     for target in columns(verdicts):
         blocks.setdefault(target.rpartition("-")[0], []).append(target)
@@ -173,12 +180,12 @@ def terminal(verdicts: dict[str, Any]) -> str:
     for runtime, targets in blocks.items():
         lines = [[runtime, "trained", *(target.removeprefix(f"{runtime}-") for target in targets)]]
         for name, recipe in verdicts.items():
-            row = [brief(recipe["targets"].get(target), recipe["metric"]) for target in targets]
+            row = [brief(recipe["targets"].get(target), recipe) for target in targets]
             lines.append([name, trained(recipe), *row])
         widths = [max(len(line[i]) for line in lines) for i in range(len(targets) + 2)]
         padded = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
         text += [*padded, ""]
-    text.append("In each cell: verdict, drop ≤ its 95 % upper bound, latency ÷ trained.")
+    text.append(LEGEND)
     return "\n".join(text)
 
 

@@ -30,7 +30,8 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <title>Plumbline: plots</title>
-<style>body {{ display: flex; flex-wrap: wrap; gap: 1.5em; align-items: start; font-family: sans-serif }}</style>
+<style>body {{ display: flex; flex-wrap: wrap; gap: 1.5em; align-items: start; font-family: sans-serif }}
+body > div {{ max-width: 100%; overflow-x: auto }}</style>
 <script>(() => {{ {script} }})();</script>
 </head>
 <body>

@@ -29,12 +29,19 @@ const [text, verdict, told] = find.querySelectorAll("input, select, output");
 const found = [...document.querySelectorAll("[data-find]")];
 function filter() {
   const words = text.value.toLowerCase().split(/\s+/);
-  for (const one of found) {
-    const fits = words.every((word) => one.dataset.find.toLowerCase().includes(word));
-    one.hidden = !(fits && one.dataset.verdicts.split(",").some((v) => v.startsWith(verdict.value)));
-  }
+  const fits = (name, verdicts) =>
+    words.every((word) => name.toLowerCase().includes(word)) && verdicts.split(",").some((v) => v.startsWith(verdict.value));
+  for (const one of found) one.hidden = !fits(one.dataset.find, one.dataset.verdicts);
   const rows = [...document.querySelectorAll(".matrix tbody tr")];
-  told.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} recipes shown`;
+  for (const row of rows) {
+    const cells = [...row.querySelectorAll("td")];
+    const name = row.dataset.find.split(" ")[0];
+    for (const cell of cells) cell.classList.toggle("apart", !fits(`${name} ${cell.dataset.target}`, cell.dataset.verdict));
+    row.hidden = cells.every((cell) => cell.classList.contains("apart"));
+  }
+  for (const row of rows) document.getElementById(row.dataset.leads).hidden = row.hidden;
+  const left = rows.filter((row) => !row.hidden).length;
+  told.textContent = left ? `${left} of ${rows.length} recipes shown` : "nothing matches: empty the field, and choose all";
 }
 text.addEventListener("input", filter);
 verdict.addEventListener("change", filter);
@@ -52,8 +59,12 @@ document.addEventListener("pointermove", (event) => {
   tip.style.top = `${event.clientY + 16}px`;
 });
 
+if (matchMedia("(max-width: 46rem)").matches)  // on a phone what is proved is folded
+  for (const one of document.querySelectorAll("details.recipe"))
+    one.open = /FAIL|INCONCLUSIVE/.test(one.dataset.verdicts);
+
 function open() {
-  const at = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const at = document.getElementById(location.hash.slice(1));
   if (at instanceof HTMLDetailsElement) at.open = true;
 }
 addEventListener("hashchange", open);

@@ -4,6 +4,7 @@ What a recipe lacks (a file that is damaged, missing, or of another version) cos
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from tqdm import tqdm
 
 from deploy.files import write_bytes
 from pipeline import charts, matrix, stage
-from pipeline.absent import measure_by
+from pipeline.absent import measure_by, why
 from pipeline.advice import advice, paragraph
 from pipeline.plots import write_plots
 from pipeline.recipe import Project
 from pipeline.section import part, read_object, section
 from pipeline.tradeoff import panels
-from pipeline.verdicts import FAIL, NOT_MEASURED, PASS
+from pipeline.verdicts import ABSENT, FAIL, PASS, STALE
 
+MAIN = ("accuracy", "latency")  # the charts of a recipe that are files too
 OPEN_AT_MOST = 12  # recipes; of more, those alone are open whose verdicts are not all PASS
 
 
@@ -28,7 +30,7 @@ def report(project: Project) -> None:
     """Write ``report.html`` (one file, nothing from elsewhere), ``report.md``, ``charts/`` and ``plots/``."""
     lacking: list[str] = []
     verdicts = part(lacking, "the verdicts", lambda: read_object(project.build / "verdicts.json"), {})
-    host = part(lacking, "the host", lambda: read_object(project.build / "host.json"), {})
+    host = part(lacking, "the host", lambda: _host(read_object(project.build / "host.json")), [])
     known = {name: recipe for name, recipe in project.recipes.items() if name in verdicts}
     lacking += [f"{name}: no verdict; run `dvc repro`" for name in project.recipes if name not in known]
     verdicts = {name: verdicts[name] for name in known}  # of a recipe that is gone nothing is shown
@@ -36,16 +38,18 @@ def report(project: Project) -> None:
         section(project, name, recipe, verdicts[name])
         for name, recipe in tqdm(known.items(), desc="report", unit=" recipes", disable=None)
     ]
+    page = _page()
+    for of in sections:
+        of["html"] = part(lacking, of["name"], lambda of=of: _of_recipe(page, of, len(sections)), "")  # type: ignore[misc]
     drawn = [(panel, charts.tradeoff(panel)) for panel in panels(verdicts)]
     unproved = _unproved(verdicts)
     part(lacking, "DVC's plots", lambda: write_plots(project), None)
-    html = _template().render(
+    html = page.get_template("report.html").render(
         answer=matrix.answer(verdicts),
         counts=matrix.counts(verdicts),
         columns=matrix.columns(verdicts),
         verdicts=verdicts,
         sections=sections,
-        few=len(sections) <= OPEN_AT_MOST,
         unproved=unproved,
         tradeoff=[(panel, charts.svg(chart)) for panel, chart in drawn],
         absent=_absent(verdicts),
@@ -57,25 +61,47 @@ def report(project: Project) -> None:
     )
     write_bytes(project.build / "report.html", html.encode())
     write_bytes(project.build / "report.md", _markdown(verdicts, unproved, lacking).encode())
+    shutil.rmtree(project.build / "charts", ignore_errors=True)  # of recipes that are gone
     if drawn:
         together = charts.svg(charts.beside([chart for _, chart in drawn]))
         _write_chart(project.build / "charts" / "tradeoff", together)
     for of in sections:
-        for chart in of["charts"]:
+        for chart in (chart for chart in of["charts"] if chart["file"] in MAIN):
             _write_chart(project.build / "charts" / f"{of['name']}-{chart['file']}", chart["svg"])
     print(f"{matrix.answer(verdicts)}\nThe page: {project.build / 'report.html'}")
 
 
-def _template() -> jinja2.Template:
+def _page() -> jinja2.Environment:
+    """The templates, and what they may call."""
     folder = Path(__file__).parent
     page = jinja2.Environment(
         autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     page.filters |= {"prose": prose, "size": charts.size, "number": matrix.number}
-    page.globals |= {"ratio": matrix.ratio, "trained": matrix.trained, "interval": interval, "amount": matrix.amount}
+    page.globals |= {"ratio": matrix.ratio, "trained": matrix.trained, "amount": matrix.amount}
+    page.globals |= {"interval": interval, "lost": lost, "named": named}
     page.globals |= {"style": Markup((folder / "report.css").read_text())}  # noqa: S704  # ours
     page.globals |= {"script": Markup((folder / "report.js").read_text())}  # noqa: S704  # ours
-    return page.get_template("report.html")
+    return page
+
+
+def _of_recipe(page: jinja2.Environment, section: dict[str, Any], of: int) -> str:
+    few = of <= OPEN_AT_MOST
+    return page.get_template("section.html").render(section=section, few=few)
+
+
+def _host(host: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the page tells of the host, the summary of it first."""
+    gpus = [f"{gpu['name']} ({gpu['compute_capability']}, driver {gpu['driver']})" for gpu in host["gpus"]]
+    short = ", ".join(gpu["name"] for gpu in host["gpus"]) or "no GPU"
+    return [
+        ("host", f"{host['processor']}, {host['cores']} cores, {short}"),
+        ("memory", f"{host['memory_gib']} GiB"),
+        ("GPUs", ", ".join(gpus) or f"none: {host['gpu_error']}"),
+        ("system", f"{host['system']} {host['machine']}, Python {host['python']}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in host["packages"].items())),
+        ("instruction set", " ".join(host["instruction_set"])),
+    ]
 
 
 def prose(text: str) -> Markup:
@@ -83,40 +109,57 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped on this line
 
 
+def lost(row: dict[str, Any], metric: dict[str, Any]) -> str:
+    """What deploying cost, in words: a gain is told as one."""
+    drop = round(row["drop"], metric["places"])
+    told = f"{abs(drop):.{metric['places']}f} {metric['drop_unit']}"
+    return f"gained {told}" if drop < 0 else f"lost {told}"
+
+
+def named(reading: str, data: dict[str, Any] | None) -> str:
+    """A further reading with its class's name in place of its number."""
+    classes = data["classes"] if data else []
+    found = re.fullmatch(r"(.* of class )(\d+)", reading)
+    return f"{found[1]}{classes[int(found[2])]}" if found and int(found[2]) < len(classes) else reading
+
+
 def interval(row: dict[str, Any], budget: float) -> dict[str, float] | None:
-    """Where a drop's bounds, the drop itself and nothing lie between minus the budget and 1.25 budgets, in per cent."""
+    """Where a drop's bounds and a drop of nothing lie between minus the budget and 1.25 budgets, in per cent."""
     if row["drop_lower95"] is None:
         return None
     at = {
         key: min(100.0, max(0.0, 100 * (value + budget) / (2.25 * budget)))
-        for key, value in {"from": row["drop_lower95"], "to": row["drop_upper95"], "at": row["drop"]}.items()
+        for key, value in {"from": row["drop_lower95"], "to": row["drop_upper95"]}.items()
     }
     return at | {"zero": 100 / 2.25, "budget": 200 / 2.25}
 
 
 def _unproved(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every row that was tried or fails and is not PASS, worst first, with a paragraph for each reason in a recipe."""
+    """What was tried or fails and does not pass, worst first: a paragraph, and the targets of a recipe that it is of.
+
+    Of a row that fails and was not tried either, ``_absent`` tells why. A recipe with nothing measured is here too.
+    """
     entries: dict[tuple[str, str, str], dict[str, Any]] = {}
     for name, recipe in verdicts.items():
         for target, row in recipe["targets"].items():
-            if row["verdict"] == PASS or (row["verdict"] == NOT_MEASURED and row["deployed"] is None):
+            causes = [cause for cause in row["causes"] if cause["cause"] not in (ABSENT, STALE)]
+            if not causes and (row["verdict"] == PASS or recipe["trained"]["score"] is not None):
                 continue
-            told = paragraph(advice(name, target, row, recipe))
-            key = (name, row["verdict"], row["causes"][0]["reason"])
+            told = paragraph(advice(name, target, row | {"causes": causes or row["causes"]}, recipe))
+            key = (name, row["verdict"], told.replace(target, ""))  # one for all that it is true of
             entry = entries.setdefault(key, {"recipe": name, "verdict": row["verdict"], "advice": told, "targets": []})
             entry["targets"].append(target)
     return sorted(entries.values(), key=lambda entry: entry["verdict"] != FAIL)
 
 
 def _absent(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The reasons why rows were not measured, each with what would measure them and the rows, by recipe."""
+    """Why rows were not measured: each reason with what would measure them, and the rows by recipe."""
     groups = []
-    for (verdict, reason), places in matrix.not_measured(verdicts).items():
-        if verdict == NOT_MEASURED:
-            by_recipe: dict[str, list[str]] = {}
-            for name, target in places:
-                by_recipe.setdefault(name, []).append(target)
-            groups.append({"reason": reason, "by": measure_by(reason), "places": by_recipe, "n": len(places)})
+    for reason, places in matrix.not_measured(verdicts).items():
+        by_recipe: dict[str, list[str]] = {}
+        for name, target in places:
+            by_recipe.setdefault(name, []).append(target)
+        groups.append({"reason": why(reason), "by": measure_by(reason), "places": by_recipe, "n": len(places)})
     return groups
 
 
@@ -137,7 +180,7 @@ def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], lacking:
     for group in _absent(verdicts):
         places = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in group["places"].items())
         parts.append(f"**NOT MEASURED**: {group['reason']}. {group['by']} ({places})")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part.replace("<", "&lt;") for part in parts) + "\n"  # a reason may quote anything
 
 
 if __name__ == "__main__":

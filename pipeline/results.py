@@ -14,7 +14,7 @@ from deploy.files import read_json, write_bytes, write_json
 from deploy.host import describe
 from deploy.measurement import FORMAT
 from pipeline import charts, stage
-from pipeline.matrix import answer, markdown, not_measured, table
+from pipeline.matrix import LEGEND, answer, markdown, not_measured, table
 from pipeline.recipe import Project
 from pipeline.tradeoff import panels
 
@@ -123,7 +123,7 @@ def _first(path: Path) -> str:
 
 def _block(path: Path) -> str:
     result = read_json(path)
-    told = _of_another_format(result) or f"{markdown(result['verdicts'])}\n\n{_where(result)}"
+    told = _of_another_format(result) or f"{LEGEND}\n\n{markdown(result['verdicts'])}\n\n{_where(result)}"
     return f"{told}\n"
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json
@@ -19,20 +21,28 @@ from pipeline import charts
 from pipeline.examples import examples
 from pipeline.matrix import counts
 from pipeline.recipe import Graph, Project, Recipe, Weights
+from pipeline.verdicts import STALE
 
-UNREADABLE = (Refused, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile)
+UNREADABLE = (
+    *(Refused, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError),
+    *(zipfile.BadZipFile, jinja2.UndefinedError),
+)
+FEW = 10  # items that changed, under which a bootstrap has little to go by
 Made = tuple[str, str, str, Callable[[], Any]]  # a chart's file, its title, what it says, and the chart
 
 ACCURACY = (
-    "The same test items, answered by both; each end is a one-sided 95 % bound. PASS: the upper end is left of the "
-    "budget."
+    "The same test items, answered by both; each end is a one-sided 95 % bound. Accurate enough: the upper end is left "
+    "of the budget."
 )
 LATENCY = (
-    "Batch {batch}, {threads} thread, {rounds} rounds, all in turn in each. Dots: p50, p90 and p99, as far as the "
-    "rounds earn them."
+    "Batch {batch}, {threads} thread; {rounds} rounds, in each of which every network answers once. Dots: half of all "
+    "requests (p50), 90 % and 99 % are answered within that time."
 )
 SIZE = "What is opened: the graphs, or the engines."
-MEMORY = "By how much the peak memory of a process of its own grows when it opens the target and answers one item."
+MEMORY = (
+    "By how much the peak memory of a process grows when it opens the target and answers one item. On small networks "
+    "most of it is the runtime's own."
+)
 RANGES = (
     "The least and the greatest value of each on the calibration examples. int8 has 256 steps for this, and fp16 ends "
     "at ±65,504."
@@ -52,7 +62,8 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         verdict: the recipe's entry of ``verdicts.json``.
     """
     build, lacking = project.build, list[str]()
-    measurement = part(lacking, "the measurement", lambda: read_measurement(build / "measure" / f"{name}.json"), None)
+    stale = any(cause["cause"] == STALE for row in verdict["targets"].values() for cause in row["causes"])
+    measurement = part(lacking, "the measurement", lambda: _measurement(build, name, stale), None)
     quantized = part(lacking, "quantizing", lambda: read_object(build / "quantize" / name / "quantize.json"), {})
     data = part(lacking, "the data set", lambda: read_object(build / "prepare" / recipe.data / "data.json"), None)
     own = "the ONNX file, onnxruntime" if isinstance(recipe.train, Graph) else "PyTorch eager"
@@ -64,6 +75,9 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         "charts": _charts(build, name, verdict, measurement, own, lacking),
         "how": measurement["latency"] if measurement else None,
         "made": part(lacking, "how int8 was chosen", lambda: _made(quantized), []),
+        "stale": stale,
+        "notes": part(lacking, "notes", lambda: _notes(verdict, quantized), {}),
+        "against": _against_fp32(_here(verdict)),
         "kept_float": part(lacking, "what stays in float32", lambda: _kept_float(quantized), {}),
         "data": data,
         "own": own,
@@ -72,6 +86,12 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         "hashes": part(lacking, "the hashes", lambda: _hashes(build, name, measurement), []),
         "lacking": lacking,
     }
+
+
+def _measurement(build: Path, name: str, stale: bool) -> dict[str, Any]:
+    if stale:
+        raise Refused("It is of another bundle than this one. Measure again: `dvc repro`.")
+    return read_measurement(build / "measure" / f"{name}.json")
 
 
 def part(lacking: list[str], what: str, make: Callable[[], Any], otherwise: Any) -> Any:
@@ -163,6 +183,39 @@ def _of_training(folder: Path, name: str, metric: dict[str, Any]) -> Iterator[Ma
     if history:
         yield "learning", "Training", LEARNING, partial(charts.learning, history, metric["name"], metric["unit"])
         yield "spread", "Spread of the weights", SPREAD, partial(charts.spread, spread, history)
+
+
+def _notes(verdict: dict[str, Any], quantized: dict[str, Any]) -> dict[str, str]:
+    """What one must know to read a target's verdict, where its name promises more than it is; by target."""
+    kept = _kept_float(quantized)
+    notes = {}
+    for target, row in _here(verdict).items():
+        nodes = [node for at, of in kept.items() if at.startswith(f"{row['precision']}: ") for node in of]
+        if target == "onnxruntime-cpu-fp16":
+            notes[target] = "fp16 weights, computed in fp32"
+        elif nodes:
+            notes[target] = f"{len(nodes)} layer{'s stay' if len(nodes) > 1 else ' stays'} in float32"
+        elif str(row.get("method", "")).startswith("Clopper"):
+            notes[target] = f"{row['changed']} of {row['n']:,} items changed: the bound is a worst case"
+        elif str(row.get("method", "")).startswith("BCa") and row["changed"] < FEW:
+            notes[target] = f"{row['changed']} of {row['n']:,} items changed: few for a bootstrap"
+    return notes
+
+
+def _against_fp32(here: dict[str, dict[str, Any]]) -> list[str]:
+    """What each other precision gains over fp32 of its own runtime, by the medians."""
+    told = []
+    for target, row in here.items():
+        runtime, _, precision = target.rpartition("-")
+        other = here.get(f"{runtime}-fp32")
+        if other is None or precision == "fp32" or not row["p50_ms"] or not other["p50_ms"]:
+            continue
+        text = f"{target} takes {row['p50_ms'] / other['p50_ms']:.2f} of fp32's time (median)"
+        text += f", {row['size_bytes'] / other['size_bytes']:.2f} of its file"
+        if row["memory_bytes"] and other["memory_bytes"]:
+            text += f", {row['memory_bytes'] / other['memory_bytes']:.2f} of its memory"
+        told.append(text)
+    return told
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pipeline.verdicts import PASS
+
 
 def panels(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     """What ``charts.tradeoff`` draws: one panel for each data set and metric, whose scores can be compared.
@@ -12,7 +14,8 @@ def panels(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
         ``recipe``, ``target``; ``score`` with ``lower`` and ``upper`` (of a deployed network its paired bounds around
         the trained score, of the trained one its own where they are known, else ``None``); ``ms`` (the median) with
         ``ms_lower`` and ``ms_upper`` (the ratio's bounds times the trained median, else ``None``); ``bytes``;
-        ``front`` (see ``mark_front``); ``named`` (one point a recipe carries its name); ``said``, all of it in words.
+        ``passes`` (of a deployed one); ``front`` (see ``mark_front``); ``named`` (one point a recipe carries its
+        name); ``said``, all of it in words.
     """
     made: dict[tuple[str, str], dict[str, Any]] = {}
     for name, recipe in verdicts.items():
@@ -40,15 +43,15 @@ def panels(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def mark_front(points: list[dict[str, Any]], higher_is_better: bool) -> None:
-    """Set ``front`` of each deployed point that no other deployed one beats: as accurate, as fast, as small, and
+    """Set ``front`` of each point that ``passes`` and that no other such beats: as accurate, as fast, as small, and
     better in one of the three. By the medians and the scores themselves: where bounds overlap, chance may decide.
     """
     sign = -1 if higher_is_better else 1
     costs = [(sign * point["score"], point["ms"], point["bytes"]) for point in points]
-    rivals = [cost for cost, point in zip(costs, points) if point["target"] != "trained"]
+    rivals = [cost for cost, point in zip(costs, points) if point["passes"]]
     for cost, point in zip(costs, points):
         beaten = any(other != cost and all(a <= b for a, b in zip(other, cost)) for other in rivals)
-        point["front"] = point["target"] != "trained" and not beaten
+        point["front"] = point["passes"] and not beaten
 
 
 def _deployed(name: str, recipe: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,7 +68,7 @@ def _deployed(name: str, recipe: dict[str, Any]) -> list[dict[str, Any]]:
         points.append(
             {"recipe": name, "target": target, "score": row["deployed"], "lower": lower, "upper": upper}
             | {"ms": row["p50_ms"], "ms_lower": times[0], "ms_upper": times[1], "bytes": row["size_bytes"]}
-            | {"named": False}
+            | {"named": False, "passes": row["verdict"] == PASS}
         )
     return points
 
@@ -76,7 +79,7 @@ def _trained(name: str, recipe: dict[str, Any], deployed: list[dict[str, Any]]) 
     lower, upper = trained["bounds"] or (None, None)
     return [
         {"recipe": name, "target": "trained", "score": trained["score"], "lower": lower, "upper": upper}
-        | {"ms": timed["p50_ms"], "ms_lower": None, "ms_upper": None, "named": False}
+        | {"ms": timed["p50_ms"], "ms_lower": None, "ms_upper": None, "named": False, "passes": False}
         | {"bytes": max(point["bytes"] for point in deployed)}
         for timed in trained["latency_ms"].values()
     ]

@@ -3,6 +3,7 @@
 Recipe by recipe as ``params.yaml`` names them, target by target; no rule knows a network, a task or a runtime.
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from deploy.tasks import load_task
 from deploy.tasks.metric import Metric
 from pipeline import intervals, stage
 from pipeline.intervals import ALPHA, Interval
-from pipeline.matrix import counts
+from pipeline.matrix import counts, number
 from pipeline.recipe import Budget, Project, Recipe
 from pipeline.verdicts import (
     ABSENT,
@@ -59,8 +60,12 @@ def verify(project: Project) -> None:
         try:
             measurement = read_measurement(project.build / "measure" / f"{name}.json")
             verdicts[name] = judge(measurement, now, recipe.floor, recipe.budget)
+            json.dumps(verdicts[name], allow_nan=False)
         except Refused as error:  # it must not cost the other recipes their verdicts
             verdicts[name] = judge_unmeasured(str(error), recipe)
+        except (ValueError, TypeError, KeyError, IndexError, ArithmeticError) as error:  # whole, and yet odd
+            told = f"the measurement cannot be judged ({type(error).__name__}: {error}). Measure it again: "
+            verdicts[name] = judge_unmeasured(f"{told}`dvc repro --force --single-item measure@{name}`", recipe)
         verdicts[name]["data"] = recipe.data
     write_json(project.build / "verdicts.json", verdicts)
     write_json(
@@ -87,6 +92,9 @@ METRICS = (
     "memory_bytes",
     "graph_sha256",
 )
+
+
+MEMORY = ("memory_bytes", "device_memory_bytes", "memory_reason")
 
 
 def causes(parts: list[Judgement]) -> list[dict[str, str]]:
@@ -134,7 +142,7 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
             merged |= part.facts
         if "statistics" in row:
             hashes = row["graph_sha256"]
-            merged |= {"size_bytes": row["size_bytes"], "memory_bytes": row.get("memory_bytes")}
+            merged |= {"size_bytes": row["size_bytes"]} | {key: row.get(key) for key in MEMORY}
             merged["details"] = task.details(np.asarray(row["statistics"], dtype=float))
             merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
         merged |= {
@@ -205,7 +213,9 @@ def _parts(
         parts.append(Judgement(FAIL, "answers that are not finite numbers", NOT_FINITE))
     if row["precision"] == "fp32":
         parts.append(judge_error(row, trained))
-    return [*parts, judge_latency(row, trained["latency"].get(row["device"]), budget.latency_ratio.get(target))]
+    timed = trained["latency"].get(row["device"])
+    failed = trained.get("failed", {}).get(row["device"], "")
+    return [*parts, judge_latency(row, timed, budget.latency_ratio.get(target), failed)]
 
 
 def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budget: float) -> Judgement:
@@ -245,14 +255,15 @@ def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budg
     facts["units_to_decide"] = decide
     if bounds is None:
         facts |= {"drop_lower95": None, "drop_upper95": None}
-        told = f"drop {drop:.{places}f} {metric.drop_unit}, and no bound: {facts['method']}"
+        told = f"drop {number(drop, places)} {metric.drop_unit}, and no bound: {facts['method']}"
         return Judgement(INCONCLUSIVE, told, NO_BOUND, facts)
     facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
-    told = f"drop {drop:.{places}f} {metric.drop_unit}, at most {bounds.upper:.{places}f} (95 %), budget {budget:g}"
+    told = f"drop {number(drop, places)} {metric.drop_unit}"
+    told += f", at most {number(bounds.upper, places)} (95 %), budget {budget:g}"
     if bounds.upper < budget and surely_below:
         return Judgement(PASS, told, facts=facts)
     if bounds.lower > budget and surely_above:
-        least = f"drop {drop:.{places}f} {metric.drop_unit}, at least {bounds.lower:.{places}f} (95 %)"
+        least = f"drop {number(drop, places)} {metric.drop_unit}, at least {number(bounds.lower, places)} (95 %)"
         return Judgement(FAIL, f"{least}, budget {budget:g}", ACCURACY, facts)
     needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
     return Judgement(INCONCLUSIVE, f"{told}{needed}", ACCURACY, facts)
@@ -304,14 +315,18 @@ def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
     )
 
 
-def judge_latency(row: dict[str, Any], trained: dict[str, Any] | None, budget: float | None) -> Judgement:
+def judge_latency(
+    row: dict[str, Any], trained: dict[str, Any] | None, budget: float | None, failed: str = ""
+) -> Judgement:
     """Deployed / trained latency of the same rounds, against ``budget`` where there is one.
 
     Args:
         trained: the trained network's latency on the same kind of device; ``None`` where it was not timed there.
+        failed: why it was not, where it failed while it was timed.
     """
     if trained is None:
         told = "no latency ratio: the trained network was not timed on that device"
+        told = f"no latency ratio: the trained network failed while it was timed ({failed})" if failed else told
         if budget is None:
             return Judgement(PASS, told, facts=_latency_ms(row))
         return Judgement(NOT_MEASURED, told, LATENCY, _latency_ms(row))

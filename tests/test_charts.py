@@ -13,7 +13,7 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from pipeline import charts
+from pipeline import charts, matrix
 
 TARGETS = ["onnxruntime-cpu-fp32", "onnxruntime-cpu-int8", "tensorrt-fp16", "trained (PyTorch eager, cpu)"]
 ODD = [
@@ -192,28 +192,23 @@ def test_two_drawings_of_one_page_share_no_name() -> None:
 
 def test_each_thing_has_its_marks_in_words() -> None:
     told = [f"{name}: lost 0.1235, -0.3 to 0.4568 points" for name in TARGETS]
-    rest = {"at: 0": 1, "at: 1": 1, "from: 1; to: 1.15": 1, "at: 1; kind: budget 1 point": 1}
+    rest = {"nothing lost": 1, "budget 1 point": 1}
     assert labels(drawn("accuracy")) == dict.fromkeys(told, 2) | rest
-    assert labels(drawn("weight")) == {f"{name}: 1.2 MB": 2 for name in TARGETS}
+    assert labels(drawn("weight")) == {f"{name}: 1.2 MB": 1 for name in TARGETS}
     limits = {f"fp16 ends at {sign}65504": 1 for sign in ("", "-")}
     assert labels(drawn("ranges")) == {"conv: -1.5 to 3": 1, "relu: 0 to 7e+04": 1} | limits
     points = {f"{name}: p{share} {k * share / 10:.4g} ms": 1 for k, name in enumerate(TARGETS, 1) for share in (50, 90)}
     came = labels(drawn("latency"))
     assert {label: n for label, n in came.items() if ": p" in label} == points
     for chart in ("latency", "drift"):
-        lines = [label for label in labels(drawn(chart)).elements() if "target: " in label]
-        assert sorted(label.rpartition("target: ")[2] for label in lines) == sorted(TARGETS)
-    dots = {f"said of {p['target']}": 2 if p["front"] else 1 for p in POINTS}
+        assert {name: labels(drawn(chart))[name] for name in TARGETS} == dict.fromkeys(TARGETS, 1)
+    bars = {p["target"]: (p["lower"] is not None) + (p["ms_lower"] is not None) for p in POINTS}
+    dots = {f"said of {p['target']}": bars[p["target"]] + (2 if p["front"] else 1) for p in POINTS}
     assert {label: n for label, n in labels(drawn("tradeoff")).items() if label.startswith("said")} == dots
     assert {label: n // 3 for label, n in labels(drawn("beside")).items() if label.startswith("said")} == dots
     assert labels(drawn("learning"))[KEPT] == labels(drawn("spread"))[KEPT] == 2
-    lines = [label for label in labels(drawn("learning")) if label != KEPT]
-    assert [re.search("split: .+|accuracy", label)[0] for label in lines] == [
-        "split: train",
-        "split: select",
-        "accuracy",
-    ]
-    assert len(labels(drawn("spread"))) == 7
+    assert labels(drawn("learning")) == {KEPT: 2, "train": 1, "select": 1}
+    assert labels(drawn("spread")) == {KEPT: 2}
 
 
 def test_what_is_told_beside_the_marks() -> None:
@@ -281,7 +276,7 @@ def test_bounds_stand_where_they_are_within_the_budget_or_beyond_it(rows: list, 
     named = [dict(zip(("target", "drop", "lower", "upper"), (f"t{i}", *row))) for i, row in enumerate(rows)]
     svg = charts.svg(charts.accuracy(named, budget, "entropy", "bits"))
     at = {label: x for (label, kind), (x, _) in places(svg).items() if kind == "rule mark"}
-    zero, limit = at["at: 0"], at[f"at: {budget:g}"]
+    zero, limit = at["nothing lost"], at[f"budget {matrix.amount(budget, 'bits')}"]
     scale = (limit - zero) / budget
     ends = {e.get("aria-label"): e.get("x2") for e in elements(svg) if e.get("aria-roledescription") == "rule mark"}
     for row in named:
@@ -306,9 +301,10 @@ def test_points_stand_at_score_and_latency_better_above(higher: bool) -> None:
 def test_a_bound_of_nothing_is_a_bound_and_none_is_not() -> None:
     """An upper bar ends at a score of 0 where a network may be wrong throughout."""
 
-    def bars(**changes: Any) -> list[str]:
+    def bars(**changes: Any) -> list[ET.Element]:
         points = [point("a-fp32", 1.0, 1.0, **changes)]
-        return [label for label in labels(charts.svg(charts.tradeoff(panel(points)))) if "; lower: " in label]
+        marks = elements(charts.svg(charts.tradeoff(panel(points))))
+        return [e for e in marks if e.get("aria-roledescription") == "rule mark" and not float(e.get("x2", 0))]
 
     assert len(bars(lower=0.0, upper=2.0)) == len(bars(lower=-1.0, upper=0.0)) == 1
     assert bars(lower=None, upper=None) == []
@@ -329,7 +325,7 @@ def test_the_ends_of_fp16_are_drawn_where_values_come_near(of: list[float], limi
 
 
 def heights(svg: str, split: str) -> list[float]:
-    line = next(e for e in elements(svg) if f"split: {split}" in e.get("aria-label", ""))
+    line = next(e for e in elements(svg) if e.get("aria-label") == split)
     return [float(y) for _, y in re.findall(r"[ML]([\d.]+),([\d.-]+)", line.attrib["d"])]
 
 

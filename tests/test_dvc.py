@@ -102,7 +102,7 @@ def test_a_toy_project_through_dvc_repro(tmp_path: Path) -> None:
         assert (tmp_path / "build" / name).stat().st_size
     assert list(tmp_path.rglob("__pycache__"))
 
-    assert repro(tmp_path) == ["host"]
+    assert repro(tmp_path) == ["host", "gate"]
 
     TOY["recipes"]["toy_a"]["train"]["epochs"] = 5
     write_params(tmp_path, TOY)
@@ -120,4 +120,4 @@ def test_a_toy_project_through_dvc_repro(tmp_path: Path) -> None:
     assert (tmp_path / "build" / "report.html").exists()
     TOY["recipes"]["toy_b"]["floor"] = 50.0
     write_params(tmp_path, TOY)
-    assert repro(tmp_path) == ["host"]  # DVC has kept what this very state gave
+    assert repro(tmp_path) == ["host", "gate"]  # DVC has kept what this very state gave

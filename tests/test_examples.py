@@ -190,16 +190,15 @@ def test_a_taggers_places_are_a_second_count_of_its_characters(texts: list[str],
 
     word = dict(zip("012?", [*classes, NOTHING]))
     expected: dict[str, list[dict[str, Any]]] = {LOST: [], WON: [], OTHER: []}
-    for name in ("t", "u"):
-        for i, whole in enumerate(texts):
-            for k, character in enumerate(whole):
-                at = len(whole[:k].encode())
-                truth, was, now = classes[test["token"][i, at]], word[said["trained"][i][at]], word[said[name][i][at]]
-                if was != now:
-                    kind = LOST if was == truth else WON if now == truth else OTHER
-                    around = {"before": whole[:k][-24:], "changed": character, "after": whole[k + 1 :][:24]}
-                    others = {"others": {name: now}}
-                    expected[kind].append(around | others | {"index": i, "truth": truth, "trained": was})
+    for i, whole in enumerate(texts):
+        for k, character in enumerate(whole):
+            at = len(whole[:k].encode())
+            truth, was = classes[test["token"][i, at]], word[said["trained"][i][at]]
+            others = {name: now for name in ("t", "u") if (now := word[said[name][i][at]]) != was}
+            if others:
+                kind = LOST if was == truth else WON if truth in others.values() else OTHER
+                around = {"before": whole[:k][-24:], "changed": character, "after": whole[k + 1 :][:24]}
+                expected[kind].append(around | {"others": others, "index": i, "truth": truth, "trained": was})
     groups = examples(test, classes, measurement(rows["trained"], t=rows["t"], u=rows["u"]), tagging)
     assert [(g["title"], g["all"]) for g in groups] == [(kind, len(of)) for kind, of in expected.items() if of]
     for group in groups:

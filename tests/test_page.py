@@ -120,10 +120,41 @@ def test_words_and_verdicts_filter_the_whole_page(browser: Browser, shown: Proje
     assert recipes(page) == ["loses", "untrained"]
     assert page.locator("section[aria-labelledby=why] li:visible").count() >= 2
     page.get_by_label("recipe or target").fill("nothing has this name")
-    expect(told).to_have_text("0 of 4 recipes shown")
+    expect(told).to_have_text("nothing matches: empty the field, and choose all")
     page.get_by_label("recipe or target").fill("")
     page.locator(".find select").select_option("all")
     assert len(recipes(page)) == 4
+    page.get_by_label("recipe or target").fill("cpu-int8")
+    apart = page.locator(".matrix tbody tr").first.locator("td").evaluate_all("cells => cells.map(c => c.className)")
+    assert ["apart" in names for names in apart] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE])
+def test_a_link_leads_to_its_place(browser: Browser, shown: Project, viewport: dict) -> None:
+    page = opened(browser, shown.build / "report.html", viewport)
+    for name in ("recipe-untrained", "not-measured"):
+        page.locator(f".matrix a[href='#{name}'], header a[href='#{name}']").first.click()
+        page.wait_for_timeout(300)
+        bottom = page.evaluate("document.documentElement.scrollHeight - innerHeight - scrollY")
+        at = page.locator(f"#{name}").evaluate("one => one.getBoundingClientRect().top")
+        assert 0 <= at < 40 or bottom < 2, (name, at)
+
+
+def test_on_a_phone_what_is_proved_is_folded_and_opens_by_its_link(browser: Browser, shown: Project) -> None:
+    page = opened(browser, shown.build / "report.html", PHONE)
+    assert page.locator("details.recipe[open]").evaluate_all("all => all.map(one => one.id)") == [
+        "recipe-loses",
+        "recipe-untrained",
+    ]
+    page.locator(".matrix a", has_text="passes").click()
+    expect(page.locator("#recipe-passes")).to_have_attribute("open", "")
+
+
+def test_on_a_phone_every_verdict_is_in_the_window(browser: Browser, shown: Project) -> None:
+    page = opened(browser, shown.build / "report.html", PHONE)
+    for cell in page.locator(".matrix td").all():
+        box = cell.bounding_box()
+        assert box and box["x"] >= 16 and box["x"] + box["width"] <= PHONE["width"]
 
 
 def test_it_can_be_walked_by_keyboard(browser: Browser, shown: Project) -> None:
@@ -190,7 +221,7 @@ def test_text_stands_out_by_night_and_by_day(browser: Browser, shown: Project, s
 
 def test_a_mark_says_in_words_what_it_shows(browser: Browser, shown: Project) -> None:
     page = opened(browser, shown.build / "report.html")
-    mark = page.locator("#passes figure svg [aria-label^='onnxruntime-cpu-int8: lost']").last
+    mark = page.locator("#recipe-passes figure svg [aria-label^='onnxruntime-cpu-int8: lost']").last
     mark.hover(force=True)
     expect(page.locator("#tip")).to_be_visible()
     expect(page.locator("#tip")).to_have_text(re.compile(r"onnxruntime-cpu-int8: lost .* points"))
@@ -203,14 +234,14 @@ def test_without_a_script_it_says_the_same(browser: Browser, shown: Project) -> 
     expect(page.locator(".answer")).to_contain_text("No: ")
     assert page.locator(".find:visible").count() == 0
     assert page.locator(".matrix tbody tr:visible").count() == 4
-    assert page.locator("#passes figure svg:visible").count() == 7
+    assert page.locator("#recipe-passes figure svg:visible").count() == 7
 
 
 def test_a_link_opens_what_it_leads_to(browser: Browser, shown: Project) -> None:
     page = opened(browser, shown.build / "report.html")
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false })")
     page.locator(".matrix a", has_text="passes").click()
-    expect(page.locator("#passes")).to_have_attribute("open", "")
+    expect(page.locator("#recipe-passes")).to_have_attribute("open", "")
 
 
 def test_tags_in_names_are_text(browser: Browser, shown: Project, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_data_that_change_are_read_again(brought: Path) -> None:
 
 @pytest.mark.slow
 def test_other_weights_are_taken_and_the_same_are_not_taken_again(brought: Path) -> None:
-    assert repro(brought) == ["host"]
+    assert repro(brought) == ["host", "gate"]
     weights = brought.parent / "resnet18.pt"
     state = torch.load(weights, weights_only=True)
     kept = weights.read_bytes()

@@ -18,7 +18,14 @@ MARKS = st.tuples(*[st.integers(1, 4)] * 3)  # so few values that ties are usual
 
 def a_row(deployed: float, drops: tuple[float, float] | None = (-0.5, 1.5), **changes: Any) -> dict[str, Any]:
     lower, upper = drops or (None, None)
-    whole = {"deployed": deployed, "drop_lower95": lower, "drop_upper95": upper, "p50_ms": 0.5, "size_bytes": 1000}
+    whole = {
+        "verdict": "PASS",
+        "deployed": deployed,
+        "drop_lower95": lower,
+        "drop_upper95": upper,
+        "p50_ms": 0.5,
+        "size_bytes": 1000,
+    }
     whole |= {"latency_ratio": 0.25, "latency_ratio_lower95": 0.2, "latency_ratio_upper95": 0.4}
     return whole | changes
 
@@ -49,7 +56,7 @@ def beats(a: dict[str, Any], b: dict[str, Any], higher: bool) -> bool:
 @given(st.lists(MARKS, min_size=1, max_size=25), st.lists(MARKS, max_size=3), st.booleans())
 def test_the_front_is_what_no_deployed_point_beats(deployed: list, trained: list, higher: bool) -> None:
     points = [
-        {"target": target, "score": float(score), "ms": float(ms), "bytes": size}
+        {"target": target, "passes": target == "t", "score": float(score), "ms": float(ms), "bytes": size}
         for target, of in (("trained", trained), ("t", deployed))
         for score, ms, size in of
     ]
@@ -61,10 +68,15 @@ def test_the_front_is_what_no_deployed_point_beats(deployed: list, trained: list
     assert any(point["front"] for point in rivals)
 
 
+def test_what_does_not_pass_neither_is_on_the_front_nor_keeps_others_off_it() -> None:
+    (panel,) = panels({"r": a_recipe({"a": a_row(99.0, verdict="FAIL", p50_ms=0.1), "b": a_row(98.0)})})
+    assert {point["target"]: point["front"] for point in panel["points"]} == {"trained": False, "a": False, "b": True}
+
+
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_trained_point_neither_is_on_the_front_nor_keeps_others_off_it(higher: bool) -> None:
-    best = {"target": "trained", "score": 5.0, "ms": 0.1, "bytes": 1}
-    other = {"target": "t", "score": 5.0, "ms": 0.2, "bytes": 2}
+    best = {"target": "trained", "passes": False, "score": 5.0, "ms": 0.1, "bytes": 1}
+    other = {"target": "t", "passes": True, "score": 5.0, "ms": 0.2, "bytes": 2}
     mark_front([best, other], higher)
     assert (best["front"], other["front"]) == (False, True)
 
@@ -78,13 +90,13 @@ def test_a_panel_in_full() -> None:
     assert points == [
         {
             "recipe": "r", "target": "trained", "score": 98.0, "lower": 97.0, "upper": 98.75, "ms": 2.0,
-            "ms_lower": None, "ms_upper": None, "bytes": 1000, "named": True, "front": False,
+            "ms_lower": None, "ms_upper": None, "bytes": 1000, "named": True, "passes": False, "front": False,
             "said": "r, trained: 98 %, 2 ms",
         },
         {
             "recipe": "r", "target": "a-fp32", "score": 97.5, "lower": 96.5, "upper": 98.5, "ms": 0.5,
             "ms_lower": pytest.approx(0.4), "ms_upper": pytest.approx(0.8), "bytes": 1000, "named": False,
-            "front": True, "said": "r, a-fp32: 97.5 %, 0.5 ms, on the front",
+            "passes": True, "front": True, "said": "r, a-fp32: 97.5 %, 0.5 ms, on the front",
         },
     ]  # fmt: skip
 
