@@ -160,3 +160,10 @@ def _check(path: Path, expected: str, folder: Path) -> None:
 
 def _again(folder: Path) -> str:
     return f"Bring it back with `dvc checkout --force {folder}`, or copy the bundle again from where it was made."
+
+
+def missing_graph(bundle: Bundle, precision: str) -> str:
+    """Why ``bundle`` has no graph of ``precision``; empty if it has one."""
+    if precision in bundle.graphs:
+        return ""
+    return bundle.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")

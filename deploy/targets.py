@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.contract import Bundle
+from deploy.contract import Bundle, missing_graph
 from deploy.engine import open_engine
 from deploy.errors import Refused
 from deploy.files import sha256
@@ -140,13 +140,6 @@ def _elsewhere(engine: EngineTarget, entry: dict[str, Any], host: dict[str, Any]
 def no_gpu(host: dict[str, Any]) -> str:
     """Why ``host`` has no GPU to use, in its driver's own words where it has any."""
     return f"no NVIDIA GPU that works on this host ({host['gpu_error']})"
-
-
-def missing_graph(bundle: Bundle, precision: str) -> str:
-    """Why ``bundle`` has no graph of ``precision``; empty if it has one."""
-    if precision in bundle.graphs:
-        return ""
-    return bundle.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")
 
 
 def _open_graphs(bundle: Bundle, files: dict[str, Path], device: str) -> dict[str, Run]:

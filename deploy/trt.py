@@ -51,7 +51,7 @@ _LOGGERS: dict[str, Any] = {}  # TensorRT takes one logger a process and ignores
 
 def logger(trt: ModuleType) -> Any:
     """The one log of ``trt`` in this process; ``last()`` is the last error that it told."""
-    if trt.__name__ not in _LOGGERS:
+    if not isinstance(_LOGGERS.get(trt.__name__), trt.ILogger):
 
         class Log(trt.ILogger):  # type: ignore[name-defined,misc]
             def __init__(self) -> None:

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 import deploy
 from deploy.builder import Built, build_engine
-from deploy.contract import Bundle, open_bundle
+from deploy.contract import Bundle, missing_graph, open_bundle
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes, write_json
 from deploy.progress import Progress
-from deploy.targets import EngineTarget, engine_targets, missing_graph, no_gpu
+from deploy.targets import EngineTarget, engine_targets, no_gpu
 from deploy.trt import load_tensorrt
 from pipeline import stage
 from pipeline.recipe import Project

@@ -10,9 +10,8 @@ from typing import Any
 
 from onnx import NodeProto
 
-from deploy.contract import Bundle, open_bundle
+from deploy.contract import Bundle, missing_graph, open_bundle
 from deploy.files import write_json
-from deploy.targets import missing_graph
 from pipeline import stage
 from pipeline.boards.graph import View, key, read_graph
 from pipeline.boards.rules import UNKNOWN, attribute, broken, facts, holds
@@ -100,7 +99,7 @@ def preflight_recipe(project: Project, name: str) -> None:
     table = {device.name: {each: _cell(bundle, views, each, device) for each in PRECISIONS} for device in devices()}
     write_json(project.build / "preflight" / f"{name}.json", table)
     for device, row in table.items():
-        print(f"{name}: {device}: {', '.join(f'{precision} {_word(cell)}' for precision, cell in row.items())}")
+        print(f"{name}: {device}: {', '.join(f'{precision} {word(cell)}' for precision, cell in row.items())}")
 
 
 def _cell(bundle: Bundle, views: dict[str, dict[str, View]], precision: str, device: Device) -> Any:
@@ -114,9 +113,10 @@ def _cell(bundle: Bundle, views: dict[str, dict[str, View]], precision: str, dev
     return found or "ok"
 
 
-def _word(cell: Any) -> str:
+def word(cell: Any) -> str:
+    """A cell of the table in a word: ``ok``, ``absent``, or the worst of ``refused``, ``unknown``, ``restricted``."""
     if isinstance(cell, list):
-        return next(word for word in (REFUSED, UNKNOWN, RESTRICTED) if any(f["severity"] == word for f in cell))
+        return next(w for w in (REFUSED, UNKNOWN, RESTRICTED) if any(found["severity"] == w for found in cell))
     return cell if isinstance(cell, str) else "absent"
 
 

@@ -5,6 +5,7 @@ What a recipe lacks (a file that is damaged, missing, or of another version) cos
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline import charts, matrix, stage
 from pipeline.absent import measure_by, why
 from pipeline.advice import advice, paragraph
 from pipeline.plots import write_plots
+from pipeline.preflight import word as preflight_word
 from pipeline.recipe import Project
 from pipeline.section import part, read_object, section
 from pipeline.tradeoff import panels
@@ -40,7 +42,7 @@ def report(project: Project) -> None:
     ]
     page = _page()
     for of in sections:
-        of["html"] = part(lacking, of["name"], lambda of=of: _of_recipe(page, of, len(sections)), "")  # type: ignore[misc]
+        of["html"] = part(lacking, of["name"], partial(_of_recipe, page, of, len(sections)), "")
     drawn = [(panel, charts.tradeoff(panel)) for panel in panels(verdicts)]
     unproved = _unproved(verdicts)
     part(lacking, "DVC's plots", lambda: write_plots(project), None)
@@ -53,6 +55,7 @@ def report(project: Project) -> None:
         unproved=unproved,
         tradeoff=[(panel, charts.svg(chart)) for panel, chart in drawn],
         absent=_absent(verdicts),
+        boards={name: part(lacking, f"the boards of {name}", partial(_boards, project, name), {}) for name in known},
         heads=matrix.HEADS,
         rows=[(row, matrix.cells(row)) for row in matrix.measured(verdicts)],
         host=host,
@@ -161,6 +164,23 @@ def _absent(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
             by_recipe.setdefault(name, []).append(target)
         groups.append({"reason": why(reason), "by": measure_by(reason), "places": by_recipe, "n": len(places)})
     return groups
+
+
+def _boards(project: Project, name: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Device -> precision that is TensorRT's -> what pre-flight says in a word, and its findings in words."""
+    shown: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    for device, row in read_object(project.build / "preflight" / f"{name}.json").items():
+        shown[device] = {}
+        for precision, cell in row.items():
+            if precision == "int8-cpu":  # for ONNX Runtime's CPU alone
+                continue
+            told = [cell["absent"]] if isinstance(cell, dict) else []
+            for found in cell if isinstance(cell, list) else []:
+                node = f"{found['operator']} {found['node']!r}: " if found["operator"] else ""
+                came = f" (here {found['came']})" if found["came"] else ""
+                told.append(f"{node}{found['what']}{came}. {found['rewrite'].rstrip('.')}.")
+            shown[device][precision] = (preflight_word(cell), list(dict.fromkeys(told)))
+    return shown
 
 
 def _write_chart(path: Path, svg: str) -> None:

@@ -8,6 +8,7 @@ from conftest import NAME
 
 from deploy.files import read_json, write_json
 from pipeline.measure import measure
+from pipeline.preflight import preflight_recipe
 from pipeline.recipe import Project
 from pipeline.verify import verify
 
@@ -34,6 +35,8 @@ def judged(project: Project, build: Path) -> Project:
             lose(measurement, "onnxruntime-cpu-fp16", 6)
         if name != "halfway":
             write_json(build / "measure" / f"{name}.json", measurement)
+    for name in made:
+        preflight_recipe(dataclasses.replace(project, build=build), name)
     (build / "prepare").symlink_to(project.build / "prepare")
     (build / "host.json").symlink_to(project.build / "host.json")
     changed = dataclasses.replace(project, build=build, recipes=made)

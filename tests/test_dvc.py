@@ -63,6 +63,7 @@ TOY: dict[str, Any] = {
     "build": "build",
     "datasets": ["digits"],
     "own": {},
+    "engines": {},
     "recipes": {
         name: {
             "network": {"file": "linear", "class": "SoftmaxRegression", "arguments": {}},

@@ -1,4 +1,3 @@
-import dataclasses
 import gc
 import re
 import sys
@@ -10,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import recording
-from conftest import NAME
 from host_cuda import HostRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 from recording import VERSIONS, Engine, Input, Output, double, plan
 
 from deploy import targets as targets_module
@@ -28,43 +24,14 @@ from deploy.cuda import Cuda
 from deploy.engine import open_engine
 from deploy.engine_calls import GRAPHS
 from deploy.errors import Refused
-from deploy.files import read_json, sha256
+from deploy.files import sha256
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
-from deploy.targets import RTX_COMPUTE_CAPABILITIES, engine_targets, targets
+from deploy.targets import targets
 from deploy.told import Told
 from deploy.trt import load_tensorrt
-from pipeline import build as build_stage
-from pipeline.recipe import Project
 
 INPUTS = [{"name": "image", "dtype": "uint8", "shape": ["batch", 1, 8, 8]}]
-
-
-def test_every_engine_target_has_an_engine_or_a_reason(project: Project) -> None:
-    folder = project.build / "engines" / NAME
-    built = read_json(folder / "build.json")
-    assert list(built) == [target.name for target in engine_targets()]
-    assert len(built) == 3 + 3 * len(RTX_COMPUTE_CAPABILITIES)
-    for name, entry in built.items():
-        if "reason" in entry:
-            assert len(entry["reason"]) > 20, name
-            continue
-        for file in entry["files"].values():
-            assert sha256(folder / file["file"]) == file["sha256"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="TensorRT-RTX has no wheel here")
-def test_rtx_builds_every_precision_for_every_card(project: Project) -> None:
-    """`make test` installs TensorRT-RTX on x86-64 Linux; elsewhere the reason is what is tested."""
-    pytest.importorskip("tensorrt_rtx")
-    built = read_json(project.build / "engines" / NAME / "build.json")
-    rows = {name: entry for name, entry in built.items() if name.startswith("tensorrt-rtx")}
-    assert all("reason" not in entry for entry in rows.values()), rows
-    layers = rows["tensorrt-rtx-sm86-int8"]["layers"]["network"]
-    assert sum(layer["type"] == "CONVOLUTION" for layer in layers) == 3
-    assert any(layer["dtype"] == "INT8" for layer in layers)
-    half = rows["tensorrt-rtx-sm86-fp16"]["layers"]["network"]
-    assert {layer["dtype"] for layer in half if layer["type"] == "CONVOLUTION"} == {"HALF"}
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,29 +43,6 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(trt_module.importlib, "import_module", absent)
     with pytest.raises(Refused, match=r"tensorrt_rtx is not installed: pip install -c constraints\.txt -e '\.\[rtx\]'"):
         load_tensorrt("tensorrt_rtx")
-
-
-def test_a_node_that_the_compiler_refuses_is_named(tmp_path: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
-    tensor = helper.make_tensor_value_info
-    node = helper.make_node("MaxUnpool", ["x", "i"], ["y"], "unpool", kernel_shape=[2, 2], strides=[2, 2])
-    graph = helper.make_graph(
-        [node],
-        "unpool",
-        [tensor("x", TensorProto.FLOAT, ["batch", 1, 4, 4]), tensor("i", TensorProto.INT64, ["batch", 1, 4, 4])],
-        [tensor("y", TensorProto.FLOAT, ["batch", 1, 8, 8])],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
-    inputs = [{"name": name, "shape": ["batch", 1, 4, 4]} for name in "xi"]
-    with pytest.raises(Refused, match=r"g\.onnx: tensorrt_rtx .* cannot parse this graph: .*MaxUnpool"):
-        build_engine(trt, tmp_path / "g.onnx", inputs, "8.6")
-
-
-def test_a_truncated_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
-    (tmp_path / "cut.onnx").write_bytes(bundle.path(bundle.graphs["fp32"]["network"]).read_bytes()[:900])
-    with pytest.raises(Refused, match=r"cut\.onnx: tensorrt_rtx .* cannot parse this graph"):
-        build_engine(trt, tmp_path / "cut.onnx", INPUTS, "8.6")
 
 
 PROFILE = ((1, 2), (2, 2), (4, 2))
@@ -446,23 +390,6 @@ def test_an_engine_is_held_against_its_hash_and_the_version_here(
     (tmp_path / "e.engine").write_bytes(b"engin")
     with pytest.raises(Refused, match=r"e\.engine: missing or changed since it was built"):
         rows["tensorrt-fp32"].open()
-
-
-def test_a_full_disk_is_the_stages_error_and_no_reason(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else DVC would keep rows without engines, and nothing would build them once there is room."""
-    pytest.importorskip("tensorrt_rtx")
-
-    def full(path: Path, data: bytes) -> None:
-        raise Refused(f"{path}: could not be written")
-
-    copied = dataclasses.replace(project, build=tmp_path)
-    for part in ("bundle", "host.json"):
-        (tmp_path / part).symlink_to(project.build / part)
-    monkeypatch.setattr(build_stage, "write_bytes", full)
-    with pytest.raises(Refused, match=r"\.engine: could not be written"):
-        build_stage.build(copied, NAME)
 
 
 @pytest.fixture

@@ -275,7 +275,7 @@ def test_dvc_shows_every_plot_with_no_network(tmp_path: Path) -> None:
         lines = [",".join(head), *(",".join([str(epoch)] + ["1"] * (len(head) - 1)) for epoch in range(3))]
         write_bytes(tmp_path / "build" / "history" / kind / "r.csv", "\n".join(lines).encode())
     recipe = {"data": "d", "task": "classification", "network": {"file": "linear"}}
-    params = {"root": ".", "build": "build", "datasets": [], "own": {}, "recipes": {"r": recipe}}
+    params = {"root": ".", "build": "build", "datasets": [], "own": {}, "engines": {}, "recipes": {"r": recipe}}
     (tmp_path / "params.yaml").write_text(json.dumps(params))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     words = ["dvc", "plots", "show", "--html-template", "build/plots/offline.html"]

@@ -101,6 +101,15 @@ def test_flips_are_shown_as_the_items_themselves(shown: Project) -> None:
     assert 'src="data:image/png' in item and "trained: <strong>" in item and "onnxruntime-cpu-int8: <strong>" in item
 
 
+def test_every_board_and_precision_has_its_word(shown: Project) -> None:
+    html = (shown.build / "report.html").read_text()
+    table = html[html.index('<table class="boards">') : html.index("</table>", html.index('<table class="boards">'))]
+    devices = read_json(shown.build / "preflight" / "passes.json")
+    words = re.findall(r'class="board \w+">(fp32|fp16|int8) (ok|refused|restricted|unknown|absent)<', table)
+    assert len(words) == len(shown.recipes) * len(devices) * 3
+    assert "Install JetPack 6.1 or newer." in html  # of boards that are too old
+
+
 def test_charts_are_files_too(shown: Project) -> None:
     names = {path.name for path in (shown.build / "charts").iterdir()}
     of = {f"{name}-{chart}" for name in ("passes", "loses", "untrained") for chart in ("accuracy", "latency")}
@@ -205,6 +214,7 @@ def mine(shown: Project, tmp_path: Path) -> Project:
         ("prepare/digits/data.json", "the data set"),
         ("bundle/passes/contract.json", "the hashes"),
         ("engines/passes/build.json", "the hashes"),
+        ("preflight/passes.json", "the boards of passes"),
     ],
 )
 @pytest.mark.parametrize("how", ["missing", "of another kind"])
