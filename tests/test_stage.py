@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (("pipeline.train", "gorner_digit"), "train@gorner_digit: params.yaml: no recipe 'gorner_digit'; did you mean 'gorner_digits'?"),
         (("pipeline.export", "gorner_digits"), "export@gorner_digits: build/prepare/digits/data.json: not found."),
-        (("pipeline.verify",), "verify: build/measure/dates_attention.json: not found."),
+        (("pipeline.gate",), "gate: build/verdicts.json: not found."),
         (("pipeline.train",), "usage: python -m pipeline.train NAME"),
         (("pipeline.check", "what"), "usage: python -m pipeline.check"),
     ],
