@@ -24,7 +24,7 @@ from deploy.trt import load_tensorrt
 from pipeline import verify as verify_stage
 from pipeline.absent import measure_by
 from pipeline.advice import CAUSE, Advice, advice, paragraph
-from pipeline.build import _build
+from pipeline.build import _compiler
 from pipeline.int8 import to_int8
 from pipeline.recipe import Budget
 from pipeline.verdicts import CAUSES, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
@@ -348,7 +348,7 @@ def reasons(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     entries["tensorrt-fp32"]["graph_sha256"] = {"network": "other"}
     found[{t.name: t.reason for t in targets(bundle, host, tmp_path, entries)}["tensorrt-fp32"]] = "build@RECIPE"
     with pytest.raises(Refused) as no_gpu:
-        _build(bundle, host, names["tensorrt-fp32"])
+        _compiler(bundle, host, names["tensorrt-fp32"])
     found[str(no_gpu.value)] = "pip install -c constraints.txt -e '.[tensorrt]'"
 
     bare = dataclasses.replace(bundle, graphs={"fp32": bundle.graphs["fp32"]}, refused={})

@@ -97,7 +97,7 @@ def test_a_toy_project_through_dvc_repro(tmp_path: Path) -> None:
     copy_project(tmp_path)
     write_params(tmp_path, TOY)
     whole = repro(tmp_path)
-    per_recipe = ("train", "export", "quantize", "bundle", "build", "measure")
+    per_recipe = ("train", "export", "quantize", "bundle", "preflight", "build", "measure")
     assert len(whole) == 2 + 2 + 2 * len(per_recipe) + 3
     for name in ("report.html", "report.md", "metrics.json", "engines/toy_a/build.json", "bundle/toy_b/contract.json"):
         assert (tmp_path / "build" / name).stat().st_size
