@@ -8,7 +8,7 @@ EXTRAS := dev,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test results paper-results bench
+.PHONY: repro paper test results paper-results kit bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
@@ -33,8 +33,14 @@ results: repro
 paper-results: paper
 	cd paper && python -m pipeline.results
 
+kit: repro
+	python -m pipeline.kit $(RECIPE)
+
 bench: $(VENV)/installed
 	python -m benchmarks.training
+	python -m benchmarks.engines
+	python -m benchmarks.kit
+	python -m benchmarks.page
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -18,6 +18,7 @@ from deploy.trt import in_words, logger
 
 RTX = "tensorrt_rtx"
 ONLY_RTX_REFUSES = ("RoiAlign", "NonZero", "NonMaxSuppression")  # ONNX operators that TensorRT itself takes
+REDUCTION = "Unsupported reduction type"  # all that TensorRT-RTX 1.7 says of a ScatterElements that adds
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ def build_engine(
     ranges: Mapping[str, Sequence[int]],
     compute_capability: str | None = None,
     *,
-    static: bool = False,
     dla: int | None = None,
     workspace_mib: int | None = None,
     level: int | None = None,
+    refit: bool = False,
     timing: bytes | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Built:
@@ -57,10 +58,11 @@ def build_engine(
         ranges: free axis -> least, best served and greatest size, as the contract has them.
         compute_capability: ``"8.6"``: build for that GPU, which need not be here (TensorRT-RTX only);
             ``None``: for the GPU of this machine.
-        static: fix every free axis at the size that is served best.
-        dla: build for this DLA core, static and at batch 1; a layer that only the GPU could run is refused.
+        dla: build for this DLA core, static and at batch 1; a layer that it cannot run is the GPU's, and told.
         workspace_mib: what the engine may work in, beside its weights; ``None``: as much as the GPU has.
         level: how hard TensorRT searches, 0 to 5; ``None``: as TensorRT has it, 3. TensorRT-RTX builds alike at any.
+        refit: build so that ``deploy.refit`` can put in new weights; TensorRT fuses less then, and TensorRT-RTX 1.7
+            cannot where it builds for a GPU that is not here.
         timing: a timing cache that TensorRT wrote, ``b""`` for a new one; ``None``: none. TensorRT-RTX has none: its
             calls for one do nothing.
         progress: is told from 0 to 1 how far the build is, and the phase it is in, from another thread.
@@ -75,17 +77,16 @@ def build_engine(
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         _parse(trt, network, graph, dla)
         config = builder.create_builder_config()
-        _configure(trt, config, compute_capability, workspace_mib, level)
-        if static or dla is not None:
-            _fix_shapes(network, inputs, ranges if dla is None else {**ranges, "batch": (1, 1, 1)})
+        _configure(trt, config, compute_capability, workspace_mib, level, refit)
+        if dla is not None:
+            _fix_shapes(network, inputs, {**ranges, "batch": (1, 1, 1)})
         else:
             profile = builder.create_optimization_profile()
             for tensor in inputs:
                 profile.set_shape(tensor["name"], *(_shape(tensor["shape"], ranges, i) for i in range(3)))
             config.add_optimization_profile(profile)
-        if dla is not None:
-            _use_dla(trt, builder, network, config, dla, graph)
-        notes = [] if timing is None else _use_timing(trt, config, timing)
+        notes = [] if dla is None else _use_dla(trt, builder, network, config, dla, graph)
+        notes += [] if timing is None else _use_timing(trt, config, timing)
         plan = compile_network(trt, builder, network, config, progress)
         if plan is None:
             raise Refused(_cannot_build(trt, network, graph, log.last(), workspace_mib))
@@ -94,9 +95,18 @@ def build_engine(
 
 
 def _configure(
-    trt: ModuleType, config: Any, compute_capability: str | None, workspace_mib: int | None, level: int | None
+    trt: ModuleType,
+    config: Any,
+    compute_capability: str | None,
+    workspace_mib: int | None,
+    level: int | None,
+    refit: bool,
 ) -> None:
     config.clear_flag(trt.BuilderFlag.TF32)
+    if refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: else no CUDA graph can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if compute_capability is not None:
         config.num_compute_capabilities = 1
@@ -120,8 +130,10 @@ def _parse(trt: ModuleType, network: Any, graph: Path, dla: int | None) -> None:
     said = "; ".join(f"node {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in nodes)
     said = said or "; ".join(error.desc() for error in errors) or (log.last() if not parsed else "it has no output")
     operators = {error.node_operator() for error in nodes}
-    if not nodes:
-        fix = "The file is damaged, or no ONNX: bring it back with `dvc checkout --force`, or export it again."
+    if trt.__name__ == RTX and REDUCTION in said:
+        fix = _limit_of_rtx({"ScatterElements with a reduction"})
+    elif not nodes:
+        fix = "The file is damaged, or no ONNX: bring it back with `dvc checkout --force`, or copy it again."
     elif trt.__name__ == RTX and operators <= set(ONLY_RTX_REFUSES):
         fix = _limit_of_rtx(operators)
     else:
@@ -163,8 +175,8 @@ def _fix_shapes(network: Any, inputs: Sequence[dict[str, Any]], ranges: Mapping[
         tensor.shape = shapes[tensor.name]
 
 
-def _use_dla(trt: ModuleType, builder: Any, network: Any, config: Any, dla: int, graph: Path) -> None:
-    """Every layer on the DLA; a constant is part of the layer that takes it."""
+def _use_dla(trt: ModuleType, builder: Any, network: Any, config: Any, dla: int, graph: Path) -> list[str]:
+    """Every layer that can be on the DLA, which ones cannot; a constant is part of the layer that takes it."""
     if not 0 <= dla < builder.num_DLA_cores:
         raise Refused(
             f"{graph}: DLA core {dla} was asked for, and {trt.__name__} {trt.__version__} finds "
@@ -172,15 +184,14 @@ def _use_dla(trt: ModuleType, builder: Any, network: Any, config: Any, dla: int,
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = dla
-    config.clear_flag(trt.BuilderFlag.GPU_FALLBACK)
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    unfit = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT and not config.can_run_on_DLA(layer)]
-    if unfit:
-        named = ", ".join(f"{layer.name!r} ({layer.type.name})" for layer in unfit)
-        raise Refused(
-            f"{graph}: the DLA cannot run {len(unfit)} of its {len(layers)} layers: {named}. "
-            f"Write the network without them, or build it for the GPU."
-        )
+    layers = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT]
+    unfit = [layer for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(unfit) == len(layers):
+        raise Refused(f"{graph}: the DLA can run none of its {len(layers)} layers. Build it for the GPU.")
+    named = ", ".join(f"{layer.name} ({layer.type.name})" for layer in unfit)
+    return [f"{len(unfit)} of {len(layers)} layers run on the GPU, not on the DLA: {named}"] if unfit else []
 
 
 def _use_timing(trt: ModuleType, config: Any, timing: bytes) -> list[str]:

@@ -10,7 +10,7 @@ Nothing in a bundle is code: arrays load with ``allow_pickle=False``, and a path
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,9 +35,8 @@ class Bundle:
     graphs: dict[str, dict[str, str]]  # precision -> graph -> file
     refused: dict[str, str]  # precision that could not be made -> why
     files: dict[str, dict[str, Any]]  # file -> {"sha256", "bytes"}
+    ranges: dict[str, tuple[int, int, int]]  # free axis of an input -> least, best served, greatest size of an engine
     sha256: str  # of contract.json itself
-    # free axis of an input -> least, best served and greatest size: what an engine is built for
-    ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def path(self, file: str) -> Path:
         """Where ``file`` of this bundle lies; one that the contract has no hash for is refused."""
@@ -49,6 +48,12 @@ class Bundle:
         """The hash of each graph of ``precision``."""
         return {name: self.files[file]["sha256"] for name, file in self.graphs[precision].items()}
 
+    def lacks(self, precision: str) -> str:
+        """Why there is no graph of ``precision``; empty if there is one."""
+        if precision in self.graphs:
+            return ""
+        return self.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")
+
 
 def open_bundle(folder: Path) -> Bundle:
     """Read ``contract.json`` and hold every file against its hash.
@@ -57,6 +62,10 @@ def open_bundle(folder: Path) -> Bundle:
         Refused: no contract, one of another format, or a file that is missing, changed or outside the folder.
     """
     file = folder / "contract.json"
+    if not file.is_file():
+        raise Refused(
+            f"{file}: not found: no bundle. `dvc repro` makes them in build/bundle/; elsewhere copy it again."
+        )
     contract = read_json(file)
     if not isinstance(contract, dict) or contract.get("format") != FORMAT:
         came = contract.get("format") if isinstance(contract, dict) else type(contract).__name__
@@ -74,8 +83,8 @@ def open_bundle(folder: Path) -> Bundle:
             graphs=contract["graphs"],
             refused=contract["refused"],
             files=contract["files"],
-            sha256=sha256(file),
             ranges=_ranges(contract["ranges"], contract["io"]),
+            sha256=sha256(file),
         )
         named = [path for graphs in bundle.graphs.values() for path in graphs.values()]
         expected = {path: str(entry["sha256"]) for path, entry in bundle.files.items()}
@@ -123,10 +132,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
-        raise Refused(f"{path}: not found. `dvc repro` makes it.") from None
+        raise Refused(f"{path}: not found. `dvc repro` makes it; elsewhere copy the bundle again.") from None
     except Exception as error:  # numpy raises what zipfile, zlib or its own parser raised
         raise Refused(
-            f"{path}: damaged, or no .npz of plain arrays ({error}). Bring it back: `dvc checkout --force {path}`."
+            f"{path}: damaged, or no .npz of plain arrays ({error}). Bring it back: `dvc checkout --force {path}`; "
+            f"elsewhere copy it again."
         ) from None
 
 
@@ -160,10 +170,3 @@ def _check(path: Path, expected: str, folder: Path) -> None:
 
 def _again(folder: Path) -> str:
     return f"Bring it back with `dvc checkout --force {folder}`, or copy the bundle again from where it was made."
-
-
-def missing_graph(bundle: Bundle, precision: str) -> str:
-    """Why ``bundle`` has no graph of ``precision``; empty if it has one."""
-    if precision in bundle.graphs:
-        return ""
-    return bundle.refused.get(precision, f"the recipe does not ask for {precision} (`precisions:` in params.yaml)")

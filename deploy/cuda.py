@@ -100,10 +100,6 @@ class Cuda:
         self._call("cudaMemGetInfo", ctypes.byref(left), ctypes.byref(whole))
         return left.value, whole.value
 
-    def free_bytes(self) -> int:
-        """How much memory the device has left."""
-        return self.memory()[0]
-
     def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
         """Put on ``stream``: copy a contiguous host array to the device."""
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, HOST_TO_DEVICE, stream)

@@ -23,7 +23,7 @@ def open_engine(trt: ModuleType, engine: Path, cuda: Cuda | None = None, told: T
 
     Args:
         cuda: the CUDA runtime; tests hand in a double.
-        told: is filled with the device's share of each call, and with why there is no CUDA graph where there is none.
+        told: is filled with how the calls are carried out.
 
     Raises:
         Refused: no CUDA, an engine of another TensorRT or GPU, a damaged file, too little memory; and from ``run``, an
@@ -59,7 +59,7 @@ def load_engine(trt: ModuleType, engine: Path, cuda: Cuda) -> Any:
     try:
         plan = engine.read_bytes()
     except OSError as error:
-        raise Refused(f"{engine}: cannot be read ({error.strerror}). Build it here with `dvc repro`.") from None
+        raise Refused(f"{engine}: cannot be read ({error.strerror}). Build it again here.") from None
     log = logger(trt)
     loaded = trt.Runtime(log).deserialize_cuda_engine(plan) if plan else None
     if loaded is None:
@@ -67,7 +67,7 @@ def load_engine(trt: ModuleType, engine: Path, cuda: Cuda) -> Any:
         raise Refused(
             f"{engine}: {trt.__name__} {trt.__version__} cannot load this engine on this GPU ({log.last()}; "
             f"the file has {len(plan):,} bytes, the GPU {left:,} of {whole:,} left). Engines are tied to the GPU and "
-            f"the version that built them: build it here with `dvc repro`; or free memory on the GPU."
+            f"the version that built them: build it again here; or free memory on the GPU."
         )
     return loaded
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from deploy.buffers import ROOM, Buffers
 from deploy.cuda import Cuda
-from deploy.errors import Refused
+from deploy.errors import Refused, words
 from deploy.told import Told
 from deploy.trt import logger
 
@@ -69,7 +69,7 @@ class EngineCalls:
         self._into = [tensor for tensor in tensors if tensor.given]
         self._out = [tensor for tensor in tensors if not tensor.given]
         self._fixed = all(tensor.least == tensor.greatest for tensor in self._into)
-        self._told, self._timed = told or Told(), told is not None
+        self._told = told or Told()
         self._lock = threading.Lock()
         self._seen: set[Shapes] = set()
         self._graphs: dict[Shapes, Ready] = {}
@@ -77,7 +77,7 @@ class EngineCalls:
         held = contextlib.ExitStack()
         weakref.finalize(self, held.close)
         self._stream = _held(held, cuda.stream(), cuda.free_stream)
-        self._events = [_held(held, cuda.event(), cuda.free_event) for _ in range(2)] if self._timed else []
+        self._events = [_held(held, cuda.event(), cuda.free_event) for _ in range(2)] if told else []
         self._memory = _held(held, self._room(max(1, loaded.device_memory_size_v2)), cuda.free)
         held.callback(self._buffers.release)
         held.callback(_free_graphs, cuda, self._graphs)
@@ -96,6 +96,7 @@ class EngineCalls:
                 ready = self._prepared(self._context, shapes)
             self._answer(ready, inputs)
             answers = {name: array.copy() for name, array in ready.answers.items()}
+            self._told.calls += 1
             self._told.replays += bool(ready.graph)
             again = self._fixed or shapes in self._seen
             self._seen.add(shapes)
@@ -130,15 +131,16 @@ class EngineCalls:
         """Fill the inputs, run, and wait until the outputs are in the host's memory."""
         for name, array in ready.given.items():
             np.copyto(array, inputs[name])
+        timing = self._told.timing
         try:
-            if self._timed:
+            if timing:
                 self._cuda.record(self._events[0], self._stream)
             self._put(ready)
-            if self._timed:
+            if timing:
                 self._cuda.record(self._events[1], self._stream)
         finally:
             self._cuda.synchronize(self._stream)  # the next call writes into the same memory, whatever this one did
-        if self._timed:
+        if timing:
             self._told.device_s.append(self._cuda.seconds(*self._events))
 
     def _put(self, ready: Ready) -> None:
@@ -166,9 +168,7 @@ class EngineCalls:
             for name, array in ready.given.items():
                 np.copyto(array, inputs[name])
             self._run_once(lambda: self._put_steps(ready))  # the first run at a shape prepares what no graph may hold
-            capturable = getattr(
-                ready.context, "is_stream_capturable", None
-            )  # TensorRT-RTX alone has it, and can say no
+            capturable = getattr(ready.context, "is_stream_capturable", None)  # TensorRT-RTX alone has it
             if capturable is not None and not capturable(self._stream):
                 raise Refused("TensorRT-RTX cannot have this engine captured")
             ready.graph = self._cuda.capture(self._stream, lambda: self._put_steps(ready))
@@ -180,7 +180,7 @@ class EngineCalls:
                 if array.tobytes() != answers[name].tobytes():
                     raise Refused(f"the replay gave other values of {name!r} than the plain call")
         except (Refused, RuntimeError, TypeError) as error:
-            self._told.plain = f"no CUDA graph: {error}"
+            self._told.plain = words(error)
             if ready is not None:
                 _free_graphs(self._cuda, {shapes: ready})
             return
@@ -219,7 +219,7 @@ class EngineCalls:
             raise Refused(f"{self._engine}: no memory for its intermediate results: {error}. {ROOM}") from None
 
     def _fail(self, what: str) -> None:
-        raise Refused(f"{self._engine}: {what} ({logger(self._trt).last()}). Build the engine again: `dvc repro`.")
+        raise Refused(f"{self._engine}: {what} ({logger(self._trt).last()}). Build the engine again.")
 
 
 def _held(stack: contextlib.ExitStack, made: int, free: Callable[[int], None]) -> int:

@@ -2,12 +2,13 @@
 
     format            ``FORMAT``; a file that lacks it is of format 1
     recipe, task, contract_sha256, host, date
-    n                 test units
+    n                 test units; ``units``: of a trial of the first so many, how many, else ``None``
     latency           how it was taken: ``batch``, ``threads``, ``rounds``, ``order``
     trained           the trained network, by its recorded answers: ``statistics`` ``(n, k)``, ``predicted``,
                       ``finite``, ``error_max``; ``rounding``, what float32 alone costs; ``exact``, the type of the
                       answers that errors are against; ``latency``: device -> ``latency_s`` ``(rounds,)`` and
-                      ``alone_s``; ``failed``: device -> why it has no latency, where it failed in the rounds
+                      ``alone_s``, and so of PyTorch's other ways to run it (``cuda fp16``), which are timed and no
+                      more; ``failed``: of these, why one has no latency, where it failed in the rounds
     targets           name -> its row
 
 A row has ``precision``, ``device`` and ``reason``: why it is not measured, empty where it is. One that opened and could
@@ -17,19 +18,35 @@ not answer, or not to the end, has ``failed`` (why) and no more. One that was me
     error_max         against the exact answers; ``None`` where an answer is not finite
     drift             the error's growth, where the task has one
     size_bytes, sha256, graph_sha256
+    notes             what one must know of the engine, a line each
     memory_bytes, device_memory_bytes, memory_reason
                       see ``deploy.memory``
     latency_s         ``(rounds,)``, seconds; position = round
     alone_s           the median back to back; ``None`` of a slow target
+
+and on a GPU (``device`` is ``cuda``) also
+
+    device_s          the median of a request by the device's own clock; ``None`` where the runtime does not tell
+    device_share      the device's seconds / the host's, 0 to 1
+    no_graph          why calls are not replayed as one CUDA graph; empty where they are
+    on_cpu            the nodes that the runtime placed on the processor, to compute sizes; ``None``: it does not tell
+
+and on a board (``deploy.jetson.kit``) also ``power``, what its sensors told while the target worked back to back, as
+``deploy.jetson.sensors.period`` says it, with ``requests`` and ``energy_j`` of one. The measurement then has
+``rounds_watched``, the same of the timed rounds and without energy, and ``start``: ``seconds`` from the command to the
+first engine, and ``memory_bytes``, the most that the process had by then; ``host`` has ``board``.
+
+What came back from another machine (``deploy.standalone``) is ``format`` and ``measurements``, a list of these.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import Refused
 
-FORMAT = 2
+FORMAT = 3
 
 # What judging needs, and no more: a file that lacks any other key can still be judged.
 WHOLE = ("task", "contract_sha256", "host", "date", "trained", "targets")
@@ -37,23 +54,53 @@ TRAINED = ("statistics", "error_max", "rounding", "exact", "latency")
 ROW = ("precision", "device", "reason")
 ANSWERED = ("statistics", "finite", "error_max", "size_bytes", "graph_sha256", "latency_s", "alone_s")
 TIMED = ("latency_s", "alone_s")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # of a recipe or a host: it becomes that of a file
 
 
 def read_measurement(path: Path) -> dict[str, Any]:
-    """Read what ``deploy.measure`` measured of one recipe.
+    """Read what ``deploy.measure`` measured of one recipe on this host.
 
     Raises:
         Refused: the file is missing, damaged, of another format, or lacks what judging needs.
     """
     again = f"`dvc repro measure@{path.stem}`"
+    return _whole(path, _read(path, again), again)
+
+
+def read_returned(path: Path) -> list[dict[str, Any]]:
+    """Read what came back from another machine: the file that ``deploy.measure`` wrote there, or one recipe's alone.
+
+    Raises:
+        Refused: as ``read_measurement``; or a name in it that could be no recipe's or host's, or one recipe twice.
+    """
+    again = "measure on that machine and bring its file back"
+    facts = _read(path, again)
+    found = facts.get("measurements", [facts]) if isinstance(facts, dict) else [facts]
+    if not isinstance(found, list) or not found:
+        raise Refused(f"{path}: holds no measurements. To mend it, {again}.")
+    whole = [_whole(path, each, again) for each in found]
+    for each in whole:
+        for what, name in (("recipe", each.get("recipe")), ("host", each["host"]["name"])):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise Refused(f"{path}: its {what} is called {name!r}, expected letters, digits, - and _. {again}.")
+    names = [each["recipe"] for each in whole]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise Refused(f"{path}: holds {', '.join(sorted(twice))} twice. To mend it, {again}.")
+    return whole
+
+
+def _read(path: Path, again: str) -> Any:
     try:
-        facts = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise Refused(f"{path}: not found: this recipe was not measured. Measure it: {again}.") from None
     except OSError as error:
         raise Refused(f"{path}: cannot be read ({error.strerror}). Mend that, or measure again: {again}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: damaged, not JSON ({error}). Remove it and measure again: {again}.") from None
+
+
+def _whole(path: Path, facts: Any, again: str) -> dict[str, Any]:
     if not isinstance(facts, dict):
         came = type(facts).__name__
         raise Refused(f"{path}: holds a {came}, expected an object. Remove it and measure again: {again}.")

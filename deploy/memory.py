@@ -120,7 +120,7 @@ def _peak_bytes() -> int:
 def _device_free() -> int | None:
     """Bytes free on the first GPU; ``None`` where CUDA cannot tell."""
     try:
-        return Cuda().free_bytes()
+        return Cuda().memory()[0]
     except Refused:
         return None
 

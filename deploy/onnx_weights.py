@@ -14,12 +14,7 @@ from deploy.errors import Refused
 GRAPH, INITIALIZER = 7, 5
 DATA_TYPE, NAME, EXTERNAL = 2, 8, 13
 VALUES = {4, 9, 10}  # where floating values are kept
-FLOATING = {
-    1,
-    10,
-    11,
-    16,
-}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16; whole numbers are axes and sizes, and belong to structure
+FLOATING = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16; a whole number is an axis or a size, and structure
 
 
 def weights_apart(graph: Path) -> tuple[str, dict[str, str]]:
@@ -31,9 +26,9 @@ def weights_apart(graph: Path) -> tuple[str, dict[str, str]]:
     try:
         return _apart(graph, graph.read_bytes())
     except OSError as error:
-        raise Refused(f"{graph}: cannot be read ({error.strerror}). `dvc repro` makes it.") from None
+        raise Refused(f"{graph}: cannot be read ({error.strerror}). Make or copy it again.") from None
     except (IndexError, UnicodeDecodeError, ValueError) as error:
-        raise Refused(f"{graph}: damaged, or no ONNX file ({error}). Make it again: `dvc repro`.") from None
+        raise Refused(f"{graph}: damaged, or no ONNX file ({error}). Make or copy it again.") from None
 
 
 def _apart(graph: Path, model: bytes) -> tuple[str, dict[str, str]]:

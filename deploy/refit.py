@@ -10,18 +10,20 @@ from deploy.errors import Refused
 from deploy.onnx_weights import weights_apart
 from deploy.trt import in_words, logger
 
-BUILD = "Build the engine again: `dvc repro`."
+BUILD = "Build the engine again."
 
 
-def refit_engine(trt: ModuleType, engine: Path, built_from: Path, graph: Path, cuda: Cuda | None = None) -> bytes:
+def refit_engine(
+    trt: ModuleType, engine: Path, built_from: tuple[str, dict[str, str]], graph: Path, cuda: Cuda | None = None
+) -> bytes:
     """``engine`` with the weights of ``graph``; the file itself is not touched.
 
     ``OnnxParserRefitter`` goes by the weights' names: it would take another network with the same names, and pass over
-    a weight that the engine has folded into another. So the graph that the engine was built from is needed: nothing
-    but weights may differ from it, and every weight that differs must be one that this engine lets be exchanged.
+    a weight that the engine has folded into another. So what the engine was built from is needed: nothing but weights
+    may differ from it, and every weight that differs must be one that this engine lets be exchanged.
 
     Args:
-        built_from: the graph that ``engine`` was built from; its caller holds it against the hash in ``build.json``.
+        built_from: what ``weights_apart`` told of the graph that ``engine`` was built from.
         graph: the same network with other weights.
         cuda: the CUDA runtime; tests hand in a double.
 
@@ -32,7 +34,7 @@ def refit_engine(trt: ModuleType, engine: Path, built_from: Path, graph: Path, c
         Refused: not built with ``BuilderFlag.REFIT``, another structure, a weight that cannot be exchanged, or TensorRT
             refuses, in its words.
     """
-    changed = _changed(built_from, graph)
+    changed = _changed(engine, built_from, graph)
     log = logger(trt)
     with in_words(trt, engine):
         loaded = load_engine(trt, engine, cuda or Cuda())
@@ -52,17 +54,17 @@ def refit_engine(trt: ModuleType, engine: Path, built_from: Path, graph: Path, c
         return bytes(_serialised(trt, loaded))
 
 
-def _changed(built_from: Path, graph: Path) -> set[str]:
+def _changed(engine: Path, built_from: tuple[str, dict[str, str]], graph: Path) -> set[str]:
     """The names of the weights that differ.
 
     Raises:
         Refused: something else differs too.
     """
-    (before, old), (after, new) = weights_apart(built_from), weights_apart(graph)
+    (before, old), (after, new) = built_from, weights_apart(graph)
     if before != after:
         raise Refused(
-            f"{graph}: differs from {built_from} in more than weights, expected the same layers, names and shapes. "
-            f"{BUILD}"
+            f"{graph}: differs in more than weights from what {engine} was built from, expected the same layers, names "
+            f"and shapes. {BUILD}"
         )
     return {name for name in new if new[name] != old.get(name)}
 

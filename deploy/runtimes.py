@@ -48,7 +48,9 @@ def open_onnxruntime(
     try:
         session, hindered = _session(onnxruntime, model, device, _options(onnxruntime, device, optimise))
     except Exception as error:  # onnxruntime raises a dozen classes of its own
-        raise Refused(f"{name}: onnxruntime cannot open this graph: {error}. Make it again: `dvc repro`.") from None
+        raise Refused(
+            f"{name}: onnxruntime cannot open this graph: {error}. Make it again: `dvc repro`; elsewhere copy it again."
+        ) from None
     if PROVIDERS[device] not in session.get_providers():
         raise Refused(
             f"{name}: onnxruntime was asked for {PROVIDERS[device]} and fell back to "
@@ -112,6 +114,6 @@ def _on_cuda(onnxruntime: ModuleType, session: Any, graph: str, hindered: str, t
     from deploy.told import Told
 
     told = told or Told()
-    told.plain = f"no CUDA graph: {hindered}" if hindered else ""
+    told.plain = hindered
     told.on_cpu = placed(session, PROVIDERS["cuda"], graph)
     return bound(onnxruntime, session, told)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.errors import Refused
+from deploy.errors import Refused, words
 from deploy.run import Run
 from deploy.told import Told
 
@@ -66,7 +66,7 @@ def bound(onnxruntime: ModuleType, session: Any, told: Told, device: str = "cuda
     """
     names = [output.name for output in session.get_outputs()]
     if not told.plain and (free := _free_sizes(session)):
-        told.plain = f"no CUDA graph: the sizes {', '.join(free)} of the outputs do not follow from the inputs'"
+        told.plain = f"the sizes {', '.join(free)} of the outputs do not follow from the inputs'"
     plain = _options(onnxruntime, -1)
     lock = threading.Lock()
     seen: set[Any] = set()
@@ -83,16 +83,17 @@ def bound(onnxruntime: ModuleType, session: Any, told: Told, device: str = "cuda
             held = _held(onnxruntime, session, inputs, answers, device, 1 + len(graphs))
             first, again = replay(held, inputs), replay(held, inputs)
         except Exception as error:  # onnxruntime raises a dozen classes of its own
-            told.plain = f"no CUDA graph: {error}"
+            told.plain = words(error)
             return
         if all(first[name].tobytes() == again[name].tobytes() == answers[name].tobytes() for name in names):
             graphs[shapes] = held
         else:
-            told.plain = "no CUDA graph: the replay gave other values than the plain call"
+            told.plain = "the replay gave other values than the plain call"
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shapes = frozenset((name, array.dtype.str, array.shape) for name, array in inputs.items())
         with lock:  # a graph's memory serves one call at a time
+            told.calls += 1
             if shapes in graphs:
                 told.replays += 1
                 return replay(graphs[shapes], inputs)

@@ -5,6 +5,7 @@ The Python API of TensorRT 10.3 to 11 and of TensorRT-RTX is the same where this
 
 import contextlib
 import importlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,8 @@ def load_tensorrt(module: str) -> ModuleType:
         Refused: it is not installed, or it cannot be loaded here; the message names the extra.
     """
     again = f"pip install -c constraints.txt -e '.[{EXTRAS[module]}]'"
+    if platform.machine() == "aarch64":  # a Jetson has it of JetPack, for the system's own Python
+        again = "sudo apt install nvidia-jetpack, and use /usr/bin/python3"
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
@@ -42,7 +45,7 @@ def in_words(trt: ModuleType, file: Path) -> Iterator[None]:
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise Refused(
             f"{file}: {trt.__name__} {trt.__version__} does not work on this machine: {error} ({log.last()}). "
-            f"Update the GPU's driver, or install the TensorRT that goes with it."
+            f"Update the GPU's driver (on a Jetson: JetPack), or install the TensorRT that goes with it."
         ) from error
 
 

@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         before = self.backwards(vectors.gather(1, mirror.expand(-1, -1, vectors.shape[2])))[0]
         mirror = mirror.expand(-1, -1, after.shape[2])
         before = before.gather(1, mirror)
-        last = after.gather(1, mirror[:, :1].clamp(min=0))[:, 0]  # the first place mirrors the last; -1: an empty line
+        last = after.gather(1, mirror[:, :1])[:, 0]  # the first place mirrors the last; of an empty line, itself
         state = torch.tanh(self.bridge(torch.cat([last, before[:, 0]], dim=1)))
         return torch.cat([after, before], dim=2), state
 

@@ -7,23 +7,10 @@ quotes what runtimes said as they said it, so whoever puts it into a page escape
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.absent import measure_by, quoted, why
+from pipeline import verdicts
+from pipeline.absent import again, measure_by, quoted, why
 from pipeline.intervals import BOOTSTRAP_LEAST
-from pipeline.matrix import number
-from pipeline.verdicts import (
-    ABSENT,
-    ACCURACY,
-    ANOTHER_NETWORK,
-    FAIL,
-    LATENCY,
-    NO_ANSWER,
-    NO_BOUND,
-    NOT_FINITE,
-    NOT_MEASURED,
-    NOT_TRAINED,
-    PASS,
-    STALE,
-)
+from pipeline.matrix import amount, number, parts
 
 METHODS = {  # as `verify` names them -> as one would say it
     "exact unconditional test, Tango's order": "an exact test",
@@ -92,17 +79,17 @@ def paragraph(advice: Advice) -> str:
 
 def _not_trained(case: Case) -> Advice:
     metric, trained, n = case.judged["metric"], case.judged["trained"], case.row["n"]
-    score, floor = number(trained["score"], metric["places"]), f"{trained['floor']:g}"
+    score = number(trained["score"], metric["places"])
     sure = f"That is what the {n:,} test items gave; no chance is in the comparison."
     if trained["bounds"]:
         low, high = (number(bound, metric["places"]) for bound in trained["bounds"])
         sure = (
-            f"Its true value lies between {low} and {_in(high, metric['unit'])} (95 %, an exact interval from {n:,} "
+            f"Its true value lies between {low} and {amount(high, metric['unit'])} (95 %, an exact interval from {n:,} "
             f"test items)."
         )
     return Advice(
-        f"The trained network's own {metric['name']} is {_in(score, metric['unit'])}, worse than the "
-        f"{_in(floor, metric['unit'])} that the recipe demands (`floor:`).",
+        f"The trained network's own {metric['name']} is {amount(score, metric['unit'])}, worse than the "
+        f"{amount(trained['floor'], metric['unit'])} that the recipe demands (`floor:`).",
         sure,
         "The deployed copy may be perfect, and it does not matter: what it copies has not learned enough.",
         "See the training curves: while the loss falls, raise `epochs`; if it jumps, lower `rate`; or try another "
@@ -115,18 +102,19 @@ def _stale(case: Case) -> Advice:
         f"The measurement of {case.target} is not of the bundle (the folder of deployed files) that is here now.",
         "That is certain: their fingerprints (SHA-256) do not agree.",
         "What was measured then says nothing about what you would ship today.",
-        "Run `dvc repro`: it makes what is missing and measures again.",
+        again(host) if (host := _elsewhere(case)) else "Run `dvc repro`: it makes what is missing and measures again.",
     )
 
 
 def _absent(case: Case) -> Advice:
     ship = next((f" Today you can ship {target}, which passes." for target, _ in _passing(case)), "")
-    host = f" ({case.judged['host']})" if case.judged["host"] else ""
+    here = f"on this host ({case.judged['host']})" if case.judged["host"] else "on this host"
+    host = _elsewhere(case)
     return Advice(
-        f"The target {case.target} was not measured on this host{host}: {why(case.reason)}.",
+        f"The target {case.target} was not measured {'there' if host else here}: {why(case.reason, host)}.",
         "That is certain, and says nothing for or against the network.",
         "What was not measured never counts as passed, so do not ship it.",
-        measure_by(case.reason, case.recipe) + ship,
+        measure_by(case.reason, case.recipe, host) + ship,
     )
 
 
@@ -156,7 +144,7 @@ def _another_network(case: Case) -> Advice:
         for target, row in case.judged["targets"].items()
         if row["precision"] == "fp32"
         and row["deployed"] is not None
-        and all(cause["cause"] not in (ANOTHER_NETWORK, NOT_FINITE) for cause in row["causes"])
+        and all(cause["cause"] not in (verdicts.ANOTHER_NETWORK, verdicts.NOT_FINITE) for cause in row["causes"])
     ]
     if right:
         todo = (
@@ -179,12 +167,12 @@ def _another_network(case: Case) -> Advice:
 
 
 def _accuracy(case: Case) -> Advice:
-    return _accuracy_lost(case) if case.verdict == FAIL else _accuracy_open(case)
+    return _accuracy_lost(case) if case.verdict == verdicts.FAIL else _accuracy_open(case)
 
 
 def _accuracy_lost(case: Case) -> Advice:
     row, metric = case.row, case.judged["metric"]
-    least = _in(number(row["drop_lower95"], metric["places"]), metric["drop_unit"])
+    least = amount(number(row["drop_lower95"], metric["places"]), metric["drop_unit"])
     return Advice(
         _drop(case),
         f"{_changed(case)}: {METHODS[row['method']]} puts the true loss at {least} or more, 95 % sure.",
@@ -214,7 +202,7 @@ def _accuracy_open(case: Case) -> Advice:
     return Advice(
         _drop(case),
         f"{_changed(case)}: {METHODS[row['method']]} puts the true loss between {low} and "
-        f"{_in(high, metric['drop_unit'])}, 95 % sure of each end.",
+        f"{amount(high, metric['drop_unit'])}, 95 % sure of each end.",
         "These items cannot tell whether that is too much: neither good news nor bad.",
         f"{todo} {_ship(case)}".rstrip(),
     )
@@ -232,45 +220,53 @@ def _no_bound(case: Case) -> Advice:
 
 
 def _latency(case: Case) -> Advice:
-    row, budget = case.row, case.judged["budget"]["latency_ratio"].get(case.target)
-    if case.verdict == NOT_MEASURED:
+    row, name, host = case.row, parts(case.target).name, _elsewhere(case)
+    budget = case.judged["budget"]["latency_ratio"].get(name)
+    if case.verdict == verdicts.NOT_MEASURED:
         return Advice(
             f"The latency budget of {budget:g} could not be judged: {quoted(case.reason)}.",
             "That is certain.",
             "Its answers were judged and its speed was not, so it cannot pass.",
-            f"Run `dvc repro` on a host where the trained network runs on that device, or take `{case.target}` out of "
-            f"the recipe's `latency_ratio:`.",
+            f"Run `dvc repro` on a host where the trained network runs on that device, or take `{name}` out of the "
+            f"recipe's `latency_ratio:`.",
         )
     low, high = row["latency_ratio_lower95"], row["latency_ratio_upper95"]
     median = "" if row["p50_ms"] is None else f" (median {row['p50_ms']:.3f} ms)"
-    slow = case.verdict == FAIL
+    slow = case.verdict == verdicts.FAIL
+    against = "the trained network's" if row["latency_against"] == "trained" else f"those of {row['latency_against']}"
+    by = f"`dvc repro --force --single-item measure@{case.recipe}`, then `dvc repro`"
     return Advice(
-        f"The answers of {case.target}{median} take {row['latency_ratio']:.2f} times as long as the trained network's; "
-        f"the budget allows {budget:g}.",
+        f"The answers of {case.target}{median} take {row['latency_ratio']:.2f} times as long as {against}; the budget "
+        f"allows {budget:g}.",
         f"Timed in turn in the same rounds, the true ratio lies between {low:.3f} and {high:.3f}, 95 % sure of each "
         f"end.",
-        "On this host it is slower than you declared it may be."
+        f"On {host or 'this host'} it is slower than you declared it may be."
         if slow
         else "That cannot tell whether it is fast enough: neither good news nor bad.",
         _faster(case)
         if slow
-        else f"End other programs, or take a quieter machine, and time again: `dvc repro --force --single-item "
-        f"measure@{case.recipe}`, then `dvc repro`. If that does not decide, time more rounds (`ROUNDS` and `SECONDS` "
-        f"in `deploy/measure.py`).",
+        else f"End other programs, or take a quieter machine, and time again{'' if host else f': {by}'}. "
+        f"{again(host) + ' ' if host else ''}If that does not decide, time more rounds (`ROUNDS` and `SECONDS` in "
+        f"`deploy/rounds.py`).",
     )
 
 
 CAUSE = {
-    NOT_TRAINED: _not_trained,
-    STALE: _stale,
-    ABSENT: _absent,
-    NO_ANSWER: _no_answer,
-    NOT_FINITE: _not_finite,
-    ANOTHER_NETWORK: _another_network,
-    ACCURACY: _accuracy,
-    NO_BOUND: _no_bound,
-    LATENCY: _latency,
+    verdicts.NOT_TRAINED: _not_trained,
+    verdicts.STALE: _stale,
+    verdicts.ABSENT: _absent,
+    verdicts.NO_ANSWER: _no_answer,
+    verdicts.NOT_FINITE: _not_finite,
+    verdicts.ANOTHER_NETWORK: _another_network,
+    verdicts.ACCURACY: _accuracy,
+    verdicts.NO_BOUND: _no_bound,
+    verdicts.LATENCY: _latency,
 }
+
+
+def _elsewhere(case: Case) -> str:
+    """The host that the row was measured on, if not this one."""
+    return parts(case.target).host
 
 
 def _kind(case: Case) -> str:
@@ -278,23 +274,17 @@ def _kind(case: Case) -> str:
     return str(case.row["precision"]).partition("-")[0]
 
 
-def _in(value: str, unit: str) -> str:
-    """With its unit, where it has one."""
-    one = value == "1" and unit.endswith("s")
-    return f"{value} {unit[:-1] if one else unit}".rstrip()
-
-
 def _drop(case: Case) -> str:
     row, metric = case.row, case.judged["metric"]
     places, unit = metric["places"], metric["drop_unit"]
     before, after, change = (number(value, places) for value in (row["trained"], row["deployed"], abs(row["drop"])))
-    budget = _in(f"{case.judged['budget']['drop']:g}", unit)
+    budget = amount(case.judged["budget"]["drop"], unit)
     if row["drop"] == 0:
-        return f"The {metric['name']} stayed at {_in(after, metric['unit'])}; the budget allows a loss of {budget}."
+        return f"The {metric['name']} stayed at {amount(after, metric['unit'])}; the budget allows a loss of {budget}."
     way = "better" if row["drop"] < 0 else "worse"
     return (
-        f"The {metric['name']} went from {before} to {_in(after, metric['unit'])}, {_in(change, unit)} {way}; the "
-        f"budget allows {budget}."
+        f"The {metric['name']} went from {before} to {amount(after, metric['unit'])}, {amount(change, unit)} {way}; "
+        f"the budget allows {budget}."
     )
 
 
@@ -308,26 +298,33 @@ def _changed(case: Case) -> str:
 
 
 def _passing(case: Case) -> list[tuple[str, dict[str, Any]]]:
-    """The targets of this recipe that pass: those on the same kind of device first, then those of smaller drop."""
-    rows = [(target, row) for target, row in case.judged["targets"].items() if row["verdict"] == PASS]
-    on_cpu = "-cpu-" in case.target
-    return sorted(rows, key=lambda pair: (("-cpu-" in pair[0]) != on_cpu, pair[1]["drop"]))
+    """The targets of this recipe that pass: of the same host, of the same kind of device, of smaller drop first."""
+    asked = parts(case.target)
+
+    def far(target: str) -> tuple[bool, bool]:
+        of = parts(target)
+        return of.host != asked.host, of.runtime.endswith("-cpu") != asked.runtime.endswith("-cpu")
+
+    rows = [(target, row) for target, row in case.judged["targets"].items() if row["verdict"] == verdicts.PASS]
+    return sorted(rows, key=lambda pair: (*far(pair[0]), pair[1]["drop"]))
 
 
 def _ship(case: Case) -> str:
     """What can be shipped instead, one sentence and a blank; nothing where nothing passes."""
     metric = case.judged["metric"]
     for target, row in _passing(case):
-        drop = _in(number(row["drop"], metric["places"]), metric["drop_unit"])
+        drop = amount(number(row["drop"], metric["places"]), metric["drop_unit"])
         return f"Ship {target} today: it passes (drop {drop}). "
     return ""
 
 
 def _faster(case: Case) -> str:
-    """What can be shipped where a target is too slow."""
-    start = "No other target of this recipe that passes is faster here."
+    """What can be shipped where a target is too slow: milliseconds of another host tell nothing about this one."""
+    host, ms = _elsewhere(case), case.row["p50_ms"]
+    start = f"No other target of this recipe that passes is faster {'there' if host else 'here'}."
     for target, row in _passing(case):
-        if row["p50_ms"] is not None and case.row["p50_ms"] is not None and row["p50_ms"] < case.row["p50_ms"]:
+        faster = row["p50_ms"] is not None and ms is not None and row["p50_ms"] < ms
+        if faster and parts(target).host == host:
             start = f"Ship {target} instead: it passes and takes {row['p50_ms']:.3f} ms."
             break
     return (

@@ -2,7 +2,8 @@
 
 Text takes the page's own colour (``currentColor``), so that one drawing reads on light and on dark. Colours are Okabe
 and Ito's, which the colour-blind can tell apart: one for each precision, grey for what was trained; a runtime has its
-dashes. Each mark says in words what it shows (``aria-label``), which the page tells to whoever points at it.
+dashes, a host its shape where there are several. Each mark says in words what it shows (``aria-label``), which the page
+tells to whoever points at it.
 """
 
 import json
@@ -14,14 +15,16 @@ import altair as alt
 import numpy as np
 import vl_convert
 
-from pipeline.matrix import amount
+from pipeline.matrix import amount, parts
 
 INK, PAPER = "#1d2327", "#ffffff"  # of files; the page has its own
 COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "int8": "#D55E00"}
 TRAINED, BUDGET = "#8a929a", "#CC79A7"
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])  # a runtime each
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")  # a host each
 WIDTH = 400  # pixels, labels and all: it fits a phone, and two or three stand side by side on a desk
 FP16_MAX = 65504.0
+SHARES = [*(i / 100 for i in range(99)), 0.985, 0.99, 0.995, 1.0]  # of requests, at which a curve of latency is told
 FEW = 10  # epochs, of which each has its tick
 COORDINATES = r'\s(?:d|transform|x|y|x1|x2|y1|y2|width|height|viewBox)="[^"]*"'
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
@@ -37,9 +40,7 @@ def accuracy(rows: list[dict[str, Any]], budget: float, metric: str, unit: str) 
         row | {"said": f"{row['target']}: lost {row['drop']:.4g}, {row['lower']:.4g} to {row['upper']:.4g} {unit}"}
         for row in rows
     ]
-    base = alt.Chart(alt.Data(values=values)).encode(
-        y=alt.Y("target:N", title=None, sort=None), color=_coloured(rows), description="said:N"
-    )
+    base = alt.Chart(alt.Data(values=values)).encode(y=_by_target(), color=_coloured(rows), description="said:N")
     reach = [0.0, budget, *(row["lower"] for row in rows), *(row["upper"] for row in rows)]
     ends = [min(reach) - 0.1 * budget, max(reach) + 0.15 * budget]
     scale = alt.Scale(domain=ends, nice=False)
@@ -67,11 +68,10 @@ def latency(latency_s: dict[str, list[float]], earned: dict[str, dict[str, float
     Args:
         earned: network -> ``p50_ms``, ``p90_ms``, ``p99_ms``, of which those that the samples earn are marked.
     """
-    shares = [*(i / 100 for i in range(99)), 0.985, 0.99, 0.995, 1.0]
     values = [
-        {"target": target, "ms": 1e3 * at, "share": 100 * share}
+        {"target": target, "ms": ms, "share": 100 * share}
         for target, samples in latency_s.items()
-        for share, at in zip(shares, np.quantile(samples, shares).tolist())
+        for share, ms in within(samples)
     ]
     marked = [
         {"target": target, "ms": facts[key], "share": share, "said": f"{target}: p{share} {facts[key]:.4g} ms"}
@@ -99,6 +99,16 @@ def latency(latency_s: dict[str, list[float]], earned: dict[str, dict[str, float
     return _fitted(lines + points, 250 + 18 * len(latency_s))
 
 
+def within(latency_s: list[float]) -> list[tuple[float, float]]:
+    """Each share of ``SHARES``, and the milliseconds within which that share of the requests was answered.
+
+    Args:
+        latency_s: of each request, seconds.
+    """
+    answered = np.quantile(latency_s, SHARES, method="inverted_cdf").tolist()
+    return [(share, float(f"{1e3 * s:.4g}")) for share, s in zip(SHARES, answered)]
+
+
 def weight(rows: list[dict[str, Any]]) -> alt.LayerChart:
     """What each target takes, as bars with their numbers.
 
@@ -107,11 +117,12 @@ def weight(rows: list[dict[str, Any]]) -> alt.LayerChart:
     """
     values = [row | {"said": f"{row['target']}: {size(row['bytes'])}", "told": size(row["bytes"])} for row in rows]
     base = alt.Chart(alt.Data(values=values)).encode(
-        y=alt.Y("target:N", title=None, sort=None), x=alt.X("bytes:Q", title=None, axis=None), description="said:N"
+        y=_by_target(), x=alt.X("bytes:Q", title=None, axis=None), description="said:N"
     )
     bars = base.mark_bar(height=14, cornerRadiusEnd=2).encode(color=_coloured(rows))
     told = base.mark_text(align="left", dx=5, color=INK, aria=False).encode(text="told:N")
-    return _fitted(bars + told, 26 * len(rows) + 16)
+    away = any(parts(row["target"]).host for row in rows)
+    return _fitted(bars + told, (34 if away else 26) * len(rows) + 16)
 
 
 def size(of: float) -> str:
@@ -243,6 +254,8 @@ def spread(of: list[dict[str, float]], history: list[dict[str, float]]) -> alt.V
 def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
     """Score against latency of all that answers one data set's test items; area is size, a ring marks the front.
 
+    Where they were timed on several hosts, each host has its shape.
+
     Args:
         panel: one of ``tradeoff.panels``.
     """
@@ -261,6 +274,11 @@ def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
     )
     area = alt.Size("bytes:Q", legend=None, scale=alt.Scale(type="sqrt", range=[40, 420]))
     points = [point | {"kind": _precision(point["target"]) or "trained"} for point in panel["points"]]
+    hosts = list(dict.fromkeys(point["host"] for point in points))
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(hosts))]
+    legend = alt.Legend(orient="bottom", columns=1, symbolFillColor=INK, symbolStrokeColor=INK)
+    shape = alt.Shape("host:N", title=None, scale=alt.Scale(domain=hosts, range=shapes), legend=legend)
+    by_host = {"shape": shape} if len(hosts) > 1 else {}
 
     def of(key: str) -> alt.Chart:
         shown = [point for point in points if point[key] is not None and point[key] is not False]  # 0 is a bound
@@ -275,16 +293,16 @@ def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
     across = of("ms_lower").mark_rule(strokeWidth=1.5, opacity=0.7)
     across = across.encode(x="ms_lower:Q", x2="ms_upper:Q", y=y, color=colour, description="said:N")
     dots = every.mark_point(filled=True, opacity=0.85)
-    dots = dots.encode(x=x, y=y, size=area, color=colour, description="said:N")
+    dots = dots.encode(x=x, y=y, size=area, color=colour, description="said:N", **by_host)
     rings = of("front").mark_point(filled=False, color=INK, strokeWidth=2, opacity=1)
-    rings = rings.encode(x=x, y=y, size=area, description="said:N")
+    rings = rings.encode(x=x, y=y, size=area, description="said:N", **by_host)
     names = (
         of("named")
         .mark_text(align="right", dx=10, dy=-17, color=INK, limit=180, aria=False)
         .encode(x=x, y=y, text="recipe:N")
     )
     chart = together + bars + across + dots + rings + names
-    return _fitted(chart.properties(title=_title(panel["title"])), 320)
+    return _fitted(chart.properties(title=_title(panel["title"])), 320 + 18 * (len(hosts) if by_host else 0))
 
 
 def svg(chart: Any) -> str:
@@ -325,8 +343,16 @@ def beside(charts: list[Any], columns: int = 2) -> alt.ConcatChart:
 
 def _precision(target: str) -> str:
     """What a target's name says of its precision; empty for the trained network."""
-    last = target.rpartition("-")[2]
-    return last if last in COLOURS else ""
+    of = parts(target).precision
+    return of if of in COLOURS else ""
+
+
+def _by_target() -> alt.Y:
+    """A line for each target; a host stands below what was measured on it."""
+    two = {"condition": {"test": "indexof(datum.label, '@') >= 0", "value": -6}, "value": 0}  # half a line up
+    broken = "split(replace(datum.label, '@', '@\\n'), '\\n')"
+    axis = alt.Axis(labelExpr=broken, labelOffset=two, labelOverlap=False)
+    return alt.Y("target:N", title=None, sort=None, axis=axis)
 
 
 def _coloured(rows: list[dict[str, Any]], legend: bool = False) -> alt.Color:
@@ -340,10 +366,9 @@ def _coloured(rows: list[dict[str, Any]], legend: bool = False) -> alt.Color:
 def _dashed(rows: list[dict[str, Any]]) -> alt.StrokeDash:
     """Dashes for each target, by its runtime, so that equal precisions on two runtimes differ."""
     names = [row["target"] for row in rows]
-    runtimes = list(dict.fromkeys(name.rpartition("-")[0] for name in names if _precision(name)))
+    runtimes = list(dict.fromkeys(parts(name).runtime for name in names if _precision(name)))
     dashes = [
-        DASHES[runtimes.index(name.rpartition("-")[0]) % len(DASHES)] if _precision(name) else DASHES[0]
-        for name in names
+        DASHES[runtimes.index(parts(name).runtime) % len(DASHES)] if _precision(name) else DASHES[0] for name in names
     ]
     return alt.StrokeDash("target:N", title=None, sort=None, scale=alt.Scale(domain=names, range=dashes))
 

@@ -35,6 +35,9 @@ from pipeline.recipe import Graph, Network, Project
 
 FEW = 4  # test examples that show what each graph is fed
 SHORT = 7  # the most of a free axis that is exported: recurrent layers are traced step by step
+SHAPED = {  # of which every TensorRT in use documents `Shape`
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT32", "INT64", "BOOL")
+}
 
 
 def export(project: Project, name: str) -> None:
@@ -153,6 +156,7 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
     model = program.model_proto  # type: ignore[union-attr]  # without a file name it returns one
     _strip(model)
     _name_axes(model, axes)
+    _shapes_from_casts(model.graph)
     return _with_shapes(model)
 
 
@@ -275,6 +279,23 @@ def _name_axes(model: onnx.ModelProto, axes: dict[str, dict[int, str]]) -> None:
             if dimension.dim_param:
                 named = re.sub(r"[A-Za-z_]\w*", lambda found: called.get(found[0], found[0]), dimension.dim_param)
                 dimension.dim_param = named
+
+
+def _shapes_from_casts(graph: onnx.GraphProto) -> None:
+    """Take the shape of an input from a Cast of it, which comes first then; an input without one stays as it is."""
+    # The exporter asks the raw input for its sizes; of uint8, no document says that TensorRT before 11 answers.
+    raw = {tensor.name for tensor in graph.input if tensor.type.tensor_type.elem_type not in SHAPED}
+    casts = {
+        node.input[0]: node.output[0]
+        for node in reversed(graph.node)  # so that the first Cast of an input stands
+        if node.op_type == "Cast" and node.input[0] in raw and onnx.helper.get_node_attr_value(node, "to") in SHAPED
+    }
+    first = set()
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] in casts:
+            node.input[0] = casts[node.input[0]]
+            first.add(node.input[0])
+    graph.node.sort(key=lambda node: node.output[0] not in first)
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 """The verdicts as text: can it ship, recipe by target, and every number, for the terminal, Markdown and the page."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from pipeline.verdicts import ABSENT, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, STALE
 
@@ -23,6 +24,22 @@ HEADS = [
     "memory",
     "n",
 ]
+
+
+class Target(NamedTuple):
+    """What a target's key in ``verdicts.json`` says: ``tensorrt-fp16@a-board`` is ``tensorrt-fp16``, measured there."""
+
+    name: str
+    runtime: str  # with its device: onnxruntime-cpu, tensorrt-rtx-sm89
+    precision: str
+    host: str  # empty: this one
+
+
+def parts(target: str) -> Target:
+    """A target's key taken apart: ``<runtime>-<precision>``, and after an ``@`` the host that it was returned from."""
+    name, _, host = target.partition("@")
+    runtime, _, precision = name.rpartition("-")
+    return Target(name, runtime, precision, host)
 
 
 def answer(verdicts: dict[str, Any]) -> str:
@@ -72,7 +89,7 @@ def measured(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         row
         | {"recipe": name, "target": target, "metric": recipe["metric"], "budget": recipe["budget"]["drop"]}
-        | {"latency_budget": recipe["budget"]["latency_ratio"].get(target)}
+        | {"latency_budget": recipe["budget"]["latency_ratio"].get(parts(target).name)}
         for name, recipe in verdicts.items()
         for target, row in recipe["targets"].items()
         if row["deployed"] is not None
@@ -91,10 +108,14 @@ def not_measured(verdicts: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 
 def columns(verdicts: dict[str, Any]) -> list[str]:
-    """The targets that were tried with some recipe: the columns of the matrix."""
-    return list(
-        {target: None for recipe in verdicts.values() for target, row in recipe["targets"].items() if tried(row)}
-    )
+    """The targets that were tried with some recipe, those of this host first: the columns of the matrix."""
+    found = {target: None for recipe in verdicts.values() for target, row in recipe["targets"].items() if tried(row)}
+    return [target for host in hosts(found) for target in found if parts(target).host == host]
+
+
+def hosts(targets: Iterable[str]) -> list[str]:
+    """Where targets were measured: this host, which is the empty word, and the others as they come."""
+    return list(dict.fromkeys(["", *(parts(target).host for target in targets)]))
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -111,7 +132,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{number(row['deployed'], places)} {unit}",
         f"{number(row['drop'], places)} ({number(row['drop_upper95'], places)})",
         amount(row["budget"], drop_unit),
-        f"{ratio(row)}{budget if row['latency_ratio'] is not None else ''}",
+        f"{ratio(row)} {against(row)}".rstrip() + (budget if row["latency_ratio"] is not None else ""),
         "–" if row["p50_ms"] is None else f"{row['p50_ms']:.3f} ms",
         f"{row['size_bytes'] / 1000:.1f} kB",
         "–" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.1f} MB",
@@ -126,14 +147,20 @@ def ratio(row: dict[str, Any]) -> str:
     return f"{row['latency_ratio']:.2f} ({row['latency_ratio_lower95']:.2f}–{row['latency_ratio_upper95']:.2f})"
 
 
+def against(row: dict[str, Any]) -> str:
+    """What the latency ratio divides by, where that is not the trained network: a board may have no PyTorch."""
+    return "" if row["latency_against"] in (None, "trained") else f"÷ {row['latency_against']}"
+
+
 def number(value: float | None, places: int = 2) -> str:
     """So many places, or a dash where there is none; never a negative zero."""
     return "–" if value is None else f"{round(value, places) + 0.0:.{places}f}"
 
 
-def amount(value: float, unit: str) -> str:
-    """A value with its unit: ``1 point``, ``0.2 points``."""
-    return f"{value:g} {unit.removesuffix('s') if value == 1 else unit}"
+def amount(value: float | str, unit: str) -> str:
+    """A value, or what it was rounded to, with its unit where it has one: ``1 point``, ``0.2 points``."""
+    told = value if isinstance(value, str) else f"{value:g}"
+    return f"{told} {unit.removesuffix('s') if told == '1' else unit}".rstrip()
 
 
 def brief(row: dict[str, Any] | None, recipe: dict[str, Any]) -> str:
@@ -144,7 +171,9 @@ def brief(row: dict[str, Any] | None, recipe: dict[str, Any]) -> str:
         return str(row["verdict"])
     drop, upper = (number(row[key], recipe["metric"]["places"]) for key in ("drop", "drop_upper95"))
     text = f"{row['verdict']} {drop} (≤ {upper} of {recipe['budget']['drop']:g})"
-    return text if row["latency_ratio"] is None else f"{text}, {row['latency_ratio']:.2f} ×"
+    if row["latency_ratio"] is None:
+        return text
+    return f"{text}, {row['latency_ratio']:.2f} ×" + (f" ({against(row)})" if against(row) else "")
 
 
 def trained(recipe: dict[str, Any]) -> str:
@@ -161,10 +190,10 @@ def markdown(verdicts: dict[str, Any]) -> str:
         [name, trained(recipe), *(brief(recipe["targets"].get(target), recipe) for target in targets)]
         for name, recipe in verdicts.items()
     ]
-    return _piped(["recipe", "trained", *targets], rows)
+    return piped(["recipe", "trained", *targets], rows)
 
 
-def _piped(head: list[str], rows: list[list[str]]) -> str:
+def piped(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; a cell is one line, whatever it holds."""
     lines = [head, ["---"] * len(head), *rows]
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
@@ -172,13 +201,14 @@ def _piped(head: list[str], rows: list[list[str]]) -> str:
 
 
 def terminal(verdicts: dict[str, Any]) -> str:
-    """The matrix in columns, one block a runtime, and what a cell holds."""
+    """The matrix in columns, one block a runtime and host, and what a cell holds."""
     blocks: dict[str, list[str]] = {}
     for target in columns(verdicts):
-        blocks.setdefault(target.rpartition("-")[0], []).append(target)
+        of = parts(target)
+        blocks.setdefault(f"{of.runtime}@{of.host}" if of.host else of.runtime, []).append(target)
     text = []
-    for runtime, targets in blocks.items():
-        lines = [[runtime, "trained", *(target.removeprefix(f"{runtime}-") for target in targets)]]
+    for head, targets in blocks.items():
+        lines = [[head, "trained", *(parts(target).precision for target in targets)]]
         for name, recipe in verdicts.items():
             row = [brief(recipe["targets"].get(target), recipe) for target in targets]
             lines.append([name, trained(recipe), *row])
@@ -191,10 +221,10 @@ def terminal(verdicts: dict[str, Any]) -> str:
 
 def table(verdicts: dict[str, Any]) -> str:
     """Every number of the measured rows as a Markdown table, each with the first digits of its graph's hash."""
-    rows = [[*cells(row), _short(row["graph_sha256"])] for row in measured(verdicts)]
-    return _piped([*HEADS, "graph"], rows)
+    rows = [[*cells(row), short(row["graph_sha256"])] for row in measured(verdicts)]
+    return piped([*HEADS, "graph"], rows)
 
 
-def _short(hashes: str | dict[str, str]) -> str:
+def short(hashes: str | dict[str, str]) -> str:
     """The first digits of the hash of one graph, or of each."""
     return " ".join(f"`{h[:8]}`" for h in ([hashes] if isinstance(hashes, str) else hashes.values()))

@@ -1,6 +1,7 @@
 """Stage ``measure@recipe``: every target that is here, in one process, interleaved with the trained network."""
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from deploy.contract import open_bundle
@@ -13,8 +14,10 @@ from deploy.targets import targets
 from deploy.tasks import load_task
 from pipeline import stage
 from pipeline.cache import close_cache, open_cache
-from pipeline.network import load_network, open_network
+from pipeline.network import graphs, load_network, open_network
 from pipeline.recipe import Graph, Project
+
+WAYS = ("cuda", "cuda compiled", "cuda fp16", "cuda compiled fp16")  # in which PyTorch runs the trained network
 
 
 def measure(project: Project, name: str) -> None:
@@ -25,11 +28,11 @@ def measure(project: Project, name: str) -> None:
     torch.set_num_threads(THREADS)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     trained = {"cpu": _trained(project, name, "cpu")}
-    if torch.cuda.is_available():
+    for way in WAYS if torch.cuda.is_available() else ():
         try:
-            trained["cuda"] = _trained(project, name, "cuda")
-        except Refused as error:  # a graph that was brought, where onnxruntime has no CUDA: so have its targets none
-            print(f"{name}: no latency of the trained network on CUDA: {error}")
+            trained |= _on_cuda(project, name, way)
+        except (Refused, RuntimeError) as error:  # no CUDA for a graph that was brought; too little memory
+            print(f"{name}: no latency of the trained network on {way}: {error}")
     built = read_json(engines / "build.json")
     cache = open_cache(project, "measure", name, {"bundle": bundle.sha256, "host": host, "engines": built})
     measurement = measure_bundle(
@@ -54,12 +57,34 @@ def measure(project: Project, name: str) -> None:
 
 def _trained(project: Project, name: str, device: str) -> dict[str, Run]:
     """The network that was trained, in PyTorch; of a graph that was brought, the file itself in onnxruntime."""
-    recipe, folder = project.recipe(name), project.build / "train" / name
+    recipe = project.recipe(name)
     if isinstance(recipe.train, Graph):
-        return {"network": open_onnxruntime(folder / "network.onnx", device)}
+        return {"network": open_onnxruntime(project.build / "train" / name / "network.onnx", device)}
+    return open_network(_network(project, name).to(device), load_task(recipe.task).outputs)
+
+
+def _on_cuda(project: Project, name: str, way: str) -> dict[str, dict[str, Run]]:
+    """What is timed under the name ``way``, one of ``WAYS``; of a graph that was brought the plain one alone.
+
+    ``reduce-overhead`` replays CUDA graphs: at batch 1, where launching takes longer than computing, the fastest mode.
+    """
+    device, *how = way.split(" ")
+    if not how:
+        return {way: _trained(project, name, device)}
+    recipe = project.recipe(name)
+    if isinstance(recipe.train, Graph):
+        return {}
+    outputs = load_task(recipe.task).outputs
+    network = _network(project, name).to(device, torch.half if "fp16" in how else None)
+    for part in graphs(network, outputs).values() if "compiled" in how else ():
+        part.compile(mode="reduce-overhead")
+    return {way: open_network(network, outputs)}
+
+
+def _network(project: Project, name: str) -> nn.Module:
+    recipe = project.recipe(name)
     facts = read_json(project.build / "prepare" / recipe.data / "data.json")
-    network = load_network(recipe.network, facts, folder / "weights.safetensors")
-    return open_network(network.to(device), load_task(recipe.task).outputs)
+    return load_network(recipe.network, facts, project.build / "train" / name / "weights.safetensors")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from deploy.files import read_json, write_bytes
 from deploy.measurement import read_measurement
 from deploy.tasks import load_task
 from deploy.tasks.tagging import SIGNS
-from pipeline.recipe import Project
+from pipeline.charts import within
+from pipeline.recipe import Graph, Project, Recipe
 
 Rows = list[tuple[Any, ...]]
 
 CLASSES = 100  # a matrix of more cannot be read
 NOTHING = "nothing finite"
-SHARES = [*(i / 50 for i in range(50)), 0.99, 1.0]
 
 # `dvc plots show` of 3.67 loads Vega from another host; in this page it is inline. DVC fills in `{plot_divs}`, in which
 # each plot calls `vegaEmbed`, with an empty one where its file is not made yet. The menu of a plot saves it, and sends
@@ -67,7 +67,7 @@ def write_plots(project: Project) -> None:
             continue
         if rows := _confusion(recipe.task, measurement, test, classes):
             files[folder / "confusion" / f"{name}.csv"] = _csv(["network", "actual", "predicted", "count"], rows)
-        if rows := latency(measurement):
+        if rows := latency(timed(measurement, recipe)):
             files[folder / "latency" / f"{name}.csv"] = _csv(["network", "share", "milliseconds"], rows)
     for path, content in files.items():
         write_bytes(path, content)
@@ -94,15 +94,23 @@ def confusion(said: dict[str, np.ndarray], truth: np.ndarray, classes: list[str]
     return rows
 
 
-def latency(measurement: dict[str, Any]) -> Rows:
+def trained_on(recipe: Recipe, device: str) -> str:
+    """What the trained network is called beside its targets, where it was timed."""
+    where, _, way = device.partition(" ")  # `cuda`, or another of PyTorch's ways there: `cuda compiled fp16`
+    own = "the ONNX file, onnxruntime" if isinstance(recipe.train, Graph) else f"PyTorch {way or 'eager'}"
+    return f"trained ({own}, {where})"
+
+
+def timed(measurement: dict[str, Any], recipe: Recipe) -> dict[str, list[float]]:
+    """Network -> the seconds that each request took, of all that were timed on the measurement's host."""
+    trained = {trained_on(recipe, device): facts for device, facts in measurement["trained"]["latency"].items()}
+    networks = trained | {target: row for target, row in measurement["targets"].items() if "latency_s" in row}
+    return {network: facts["latency_s"] for network, facts in networks.items()}
+
+
+def latency(latency_s: dict[str, list[float]]) -> Rows:
     """``(network, share, milliseconds)``: so long at most took that share of the timed requests."""
-    timed = {f"trained on {device}": facts for device, facts in measurement["trained"]["latency"].items()}
-    timed |= {target: row for target, row in measurement["targets"].items() if "latency_s" in row}
-    return [
-        (network, share, float(f"{1e3 * s:.4g}"))
-        for network, facts in timed.items()
-        for share, s in zip(SHARES, np.quantile(facts["latency_s"], SHARES, method="inverted_cdf").tolist())
-    ]
+    return [(network, share, ms) for network, samples in latency_s.items() for share, ms in within(samples)]
 
 
 @cache  # the tests of the report write it often

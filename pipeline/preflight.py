@@ -10,15 +10,14 @@ from typing import Any
 
 from onnx import NodeProto
 
-from deploy.contract import Bundle, missing_graph, open_bundle
+from deploy.contract import Bundle, open_bundle
 from deploy.files import write_json
 from pipeline import stage
 from pipeline.boards.graph import View, key, read_graph
-from pipeline.boards.rules import UNKNOWN, attribute, broken, facts, holds
+from pipeline.boards.rules import UNKNOWN, broken, facts, holds
 from pipeline.recipe import PRECISIONS, Project
 
 REFUSED, RESTRICTED = "refused", "restricted"
-RTX = "11.4"  # the TensorRT whose parser and API TensorRT-RTX has
 FLOOR = 18  # the oldest opset that the exporter writes
 
 
@@ -72,23 +71,6 @@ def preflight(graph: Path, device: Device) -> list[Finding]:
     return _preflight(read_graph(graph), device)
 
 
-def rtx_alone(graph: Path) -> list[str]:
-    """Why TensorRT-RTX refuses ``graph``, operator by operator, where full TensorRT takes it; empty if neither is so.
-
-    For the build stage, to mark such a refusal as RTX's own.
-    """
-    view = read_graph(graph)
-    if any(finding.severity == REFUSED for node in view.nodes for finding in _operator(node, view, RTX)):
-        return []
-    lacking = facts("operators.yaml")["rtx"]
-    reasons = {}
-    for node in view.nodes:
-        entry = lacking.get(key(node))
-        if entry and ("attribute" not in entry or entry["unless"] not in (attribute(node, entry) or [entry["unless"]])):
-            reasons[node.op_type] = f"{node.op_type}: {entry['why']}; full TensorRT takes it"
-    return list(reasons.values())
-
-
 def preflight_recipe(project: Project, name: str) -> None:
     """Write ``build/preflight/<name>.json``: device -> precision -> ``ok``, findings, or why there is no such graph."""
     bundle = open_bundle(project.build / "bundle" / name)
@@ -103,7 +85,7 @@ def preflight_recipe(project: Project, name: str) -> None:
 
 
 def _cell(bundle: Bundle, views: dict[str, dict[str, View]], precision: str, device: Device) -> Any:
-    if reason := missing_graph(bundle, precision):
+    if reason := bundle.lacks(precision):
         return {"absent": reason}
     found = [
         {"graph": graph} | dataclasses.asdict(finding)
@@ -194,7 +176,8 @@ def _dla(view: View, device: Device) -> list[Finding]:
 def _layer(node: NodeProto, view: View, tensorrt: str, data: dict[str, Any]) -> list[Finding]:
     name, fix = node.name or f"of {', '.join(node.output)}", "GPU fallback"
     entry = data["operators"].get(key(node))
-    if entry and tensorrt in entry.get("unknown", []):
+    kind = view.types.get((*node.input, "")[0], UNKNOWN)  # of another type than the DLA's, there is no doubt
+    if entry and tensorrt in entry.get("unknown", []) and kind in (UNKNOWN, *data["limits"]["types"]):
         what = f"not known whether the DLA takes it under TensorRT {tensorrt}"
         return [Finding(name, key(node), UNKNOWN, what, "", fix)]
     if entry is None or not holds(entry, tensorrt):

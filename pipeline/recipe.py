@@ -107,11 +107,13 @@ class Engines:
     """How TensorRT builds; what is absent is as TensorRT itself would have it.
 
     ``workspace_mib``: memory that an engine may work in, beside its weights, else all that the GPU has; ``level``: how
-    hard TensorRT searches for the fastest engine, 0 to 5, else 3 (TensorRT-RTX 1.7 builds alike at any).
+    hard TensorRT searches for the fastest engine, 0 to 5, else 3 (TensorRT-RTX 1.7 builds alike at any); ``refit``:
+    build so that new weights can be put in without building again, which TensorRT pays for with some speed.
     """
 
     workspace_mib: int | None = None
     level: int | None = None
+    refit: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ What a recipe lacks (a file that is damaged, missing, or of another version) cos
 
 import re
 import shutil
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def report(project: Project) -> None:
         of["html"] = part(lacking, of["name"], partial(_of_recipe, page, of, len(sections)), "")
     drawn = [(panel, charts.tradeoff(panel)) for panel in panels(verdicts)]
     unproved = _unproved(verdicts)
+    returned = _returned(verdicts)
     part(lacking, "DVC's plots", lambda: write_plots(project), None)
     html = page.get_template("report.html").render(
         answer=matrix.answer(verdicts),
@@ -52,6 +53,7 @@ def report(project: Project) -> None:
         columns=matrix.columns(verdicts),
         verdicts=verdicts,
         sections=sections,
+        notes={of["name"]: of["notes"] for of in sections},
         unproved=unproved,
         tradeoff=[(panel, charts.svg(chart)) for panel, chart in drawn],
         absent=_absent(verdicts),
@@ -59,6 +61,7 @@ def report(project: Project) -> None:
         heads=matrix.HEADS,
         rows=[(row, matrix.cells(row)) for row in matrix.measured(verdicts)],
         host=host,
+        returned=returned,
         lacking=lacking,
         dates=sorted({recipe["date"] for recipe in verdicts.values() if recipe["date"]}),
     )
@@ -74,14 +77,16 @@ def report(project: Project) -> None:
     print(f"{matrix.answer(verdicts)}\nThe page: {project.build / 'report.html'}")
 
 
+@cache  # the tests write the report often, and compiling its templates takes a tenth of a second
 def _page() -> jinja2.Environment:
     """The templates, and what they may call."""
     folder = Path(__file__).parent
     page = jinja2.Environment(
         autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    page.filters |= {"prose": prose, "size": charts.size, "number": matrix.number}
-    page.globals |= {"ratio": matrix.ratio, "trained": matrix.trained, "amount": matrix.amount}
+    page.filters |= {"prose": prose, "broken": broken, "size": charts.size, "number": matrix.number}
+    page.globals |= {"ratio": matrix.ratio, "against": matrix.against, "trained": matrix.trained}
+    page.globals |= {"amount": matrix.amount}
     page.globals |= {"interval": interval, "lost": lost, "named": named}
     page.globals |= {"style": Markup((folder / "report.css").read_text())}  # noqa: S704  # ours
     page.globals |= {"script": Markup((folder / "report.js").read_text())}  # noqa: S704  # ours
@@ -105,6 +110,22 @@ def _host(host: dict[str, Any]) -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version}" for name, version in host["packages"].items())),
         ("instruction set", " ".join(host["instruction_set"])),
     ]
+
+
+def _returned(verdicts: dict[str, Any]) -> dict[str, list[str]]:
+    """The other hosts that rows were returned from -> on which dates they were measured."""
+    found: dict[str, set[str]] = {}
+    for target, row in (of for recipe in verdicts.values() for of in recipe["targets"].items()):
+        if (host := matrix.parts(target).host) and row["date"]:
+            found.setdefault(host, set()).add(row["date"])
+    return {host: sorted(dates) for host, dates in found.items()}
+
+
+def broken(target: str) -> Markup:
+    """A target's name as HTML, of which a line may end after the ``@`` and nowhere else."""
+    of = matrix.parts(target)
+    lines = [f"{of.name}@", of.host] if of.host else [target]
+    return Markup("<wbr>").join(Markup('<span class="name">{}</span>').format(line) for line in lines)
 
 
 def prose(text: str) -> Markup:
@@ -156,14 +177,17 @@ def _unproved(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _absent(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Why rows were not measured: each reason with what would measure them, and the rows by recipe."""
-    groups = []
+    """Why rows were not measured, host by host: each reason, what would measure them, and the rows by recipe."""
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for reason, places in matrix.not_measured(verdicts).items():
-        by_recipe: dict[str, list[str]] = {}
         for name, target in places:
+            by_recipe = groups.setdefault((matrix.parts(target).host, reason), {})
             by_recipe.setdefault(name, []).append(target)
-        groups.append({"reason": why(reason), "by": measure_by(reason), "places": by_recipe, "n": len(places)})
-    return groups
+    return [
+        {"host": host, "reason": why(reason, host), "by": measure_by(reason, host=host)}
+        | {"places": places, "n": sum(map(len, places.values()))}
+        for (host, reason), places in sorted(groups.items(), key=lambda group: group[0][0])  # this host's first
+    ]
 
 
 def _boards(project: Project, name: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
@@ -199,7 +223,8 @@ def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], lacking:
     ]
     for group in _absent(verdicts):
         places = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in group["places"].items())
-        parts.append(f"**NOT MEASURED**: {group['reason']}. {group['by']} ({places})")
+        on = f" on {group['host']}" if group["host"] else ""
+        parts.append(f"**NOT MEASURED**{on}: {group['reason']}. {group['by']} ({places})")
     return "\n\n".join(part.replace("<", "&lt;") for part in parts) + "\n"  # a reason may quote anything
 
 

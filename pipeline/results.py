@@ -14,6 +14,7 @@ from deploy.files import read_json, write_bytes, write_json
 from deploy.host import describe
 from deploy.measurement import FORMAT
 from pipeline import charts, stage
+from pipeline.gpu_page import gpu_page
 from pipeline.matrix import LEGEND, answer, markdown, not_measured, table
 from pipeline.recipe import Project
 from pipeline.tradeoff import panels
@@ -45,10 +46,20 @@ def picture(result: dict[str, Any]) -> str:
     return charts.svg_file(charts.svg(charts.beside(drawn)))
 
 
-def _write_pages(root: Path) -> None:
+def pages(root: Path) -> dict[Path, str]:
+    """What is made from ``results/``: the README's tables, every number, and the last run on a GPU."""
     readme, folder = root / "README.md", root / "results"
-    write_bytes(readme, with_tables(readme.read_text(), folder).encode())
-    write_bytes(folder / "README.md", every_number(folder).encode())
+    kept = [read_json(path) for path in _kept(folder)]
+    return {
+        readme: with_tables(readme.read_text(), folder),
+        folder / "README.md": every_number(folder),
+        folder / "GPU.md": gpu_page([each for each in kept if not _of_another_format(each)]),
+    }
+
+
+def _write_pages(root: Path) -> None:
+    for path, text in pages(root).items():
+        write_bytes(path, text.encode())
 
 
 def keep_benchmark(root: Path, name: str, lines: str) -> None:
@@ -94,12 +105,17 @@ def _benchmark(facts: dict[str, Any]) -> str:
 def every_number(folder: Path) -> str:
     """``results/README.md``: all that was measured, in one table a host and set."""
     text = "# Every number\n\nMade by `make results` and `make paper-results` from the files beside it.\n"
-    for path in sorted(folder.rglob("*.json")):
-        if path.parent.name != "bench":
-            result = read_json(path)
-            told = _of_another_format(result) or f"{table(result['verdicts'])}\n\n{_where(result)}"
-            text += f"\n## {path.relative_to(folder).with_suffix('')}\n\n{told}\n"
+    for path in _kept(folder):
+        result = read_json(path)
+        told = _of_another_format(result) or f"{table(result['verdicts'])}\n\n{_where(result)}"
+        text += f"\n## {path.relative_to(folder).with_suffix('')}\n\n{told}\n"
     return text
+
+
+def _kept(folder: Path) -> list[Path]:
+    """Every host's file, of the starter set and of the others."""
+    files = [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    return sorted(path for path in files if path.parent.name != "bench")
 
 
 def _of_another_format(result: dict[str, Any]) -> str:
@@ -136,7 +152,7 @@ def _where(result: dict[str, Any]) -> str:
     absent = sum(len(rows) for rows in not_measured(result["verdicts"]).values())
     return (
         f"{host['processor']}, {host['cores']} cores, {len(host['gpus']) or 'no'} GPU; {versions}; batch 1, one "
-        f"thread; {_dates(result)}, commit `{result['commit']}`. {absent} rows were not measured on this host, "
+        f"thread; {_dates(result)}, commit `{result['commit']}`. {absent} rows were not measured, "
         f"each with its reason in the report."
     )
 

@@ -19,7 +19,8 @@ from deploy.measurement import read_measurement
 from deploy.tasks import load_task
 from pipeline import charts
 from pipeline.examples import examples
-from pipeline.matrix import counts
+from pipeline.matrix import counts, hosts, parts
+from pipeline.plots import timed, trained_on
 from pipeline.recipe import Graph, Project, Recipe, Weights
 from pipeline.verdicts import STALE
 
@@ -28,6 +29,9 @@ UNREADABLE = (
     *(zipfile.BadZipFile, jinja2.UndefinedError),
 )
 FEW = 10  # items that changed, under which a bootstrap has little to go by
+KNOWN = {  # runtime and precision of a target -> what its name does not say
+    ("onnxruntime-cpu", "fp16"): "fp16 weights, computed in fp32",
+}
 Made = tuple[str, str, str, Callable[[], Any]]  # a chart's file, its title, what it says, and the chart
 
 ACCURACY = (
@@ -62,25 +66,27 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         verdict: the recipe's entry of ``verdicts.json``.
     """
     build, lacking = project.build, list[str]()
-    stale = any(cause["cause"] == STALE for row in verdict["targets"].values() for cause in row["causes"])
+    here = [row for target, row in verdict["targets"].items() if "@" not in target]
+    stale = any(cause["cause"] == STALE for row in here for cause in row["causes"])
     measurement = part(lacking, "the measurement", lambda: _measurement(build, name, stale), None)
     quantized = part(lacking, "quantizing", lambda: read_object(build / "quantize" / name / "quantize.json"), {})
     data = part(lacking, "the data set", lambda: read_object(build / "prepare" / recipe.data / "data.json"), None)
-    own = "the ONNX file, onnxruntime" if isinstance(recipe.train, Graph) else "PyTorch eager"
     return {
         "name": name,
         "verdict": verdict,
         "here": _here(verdict),
         "counts": counts({name: verdict}),
-        "charts": _charts(build, name, verdict, measurement, own, lacking),
+        "charts": _charts(build, name, recipe, verdict, measurement, lacking),
         "how": measurement["latency"] if measurement else None,
         "made": part(lacking, "how int8 was chosen", lambda: _made(quantized), []),
         "stale": stale,
         "notes": part(lacking, "notes", lambda: _notes(verdict, quantized), {}),
         "against": _against_fp32(_here(verdict)),
+        "on_device": _on_device(_here(verdict), verdict["trained"]["latency_ms"].get("cpu")),
         "kept_float": part(lacking, "what stays in float32", lambda: _kept_float(quantized), {}),
         "data": data,
-        "own": own,
+        "trained_ms": _trained_ms(recipe, verdict),
+        "unscored": {trained_on(recipe, way) for way in verdict["trained"]["latency_ms"] if " " in way},
         "brought": {Weights: "weights", Graph: "graph"}.get(type(recipe.train), ""),
         "examples": part(lacking, "the test items", lambda: _examples(build, recipe, data, measurement), []),
         "hashes": part(lacking, "the hashes", lambda: _hashes(build, name, measurement), []),
@@ -123,12 +129,17 @@ def _here(verdict: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _charts(
-    build: Path, name: str, verdict: dict[str, Any], measurement: dict[str, Any] | None, own: str, lacking: list[str]
+    build: Path,
+    name: str,
+    recipe: Recipe,
+    verdict: dict[str, Any],
+    measurement: dict[str, Any] | None,
+    lacking: list[str],
 ) -> list[dict[str, Any]]:
     """The charts of one recipe: ``file``, ``title``, ``told`` (what it says, below it), and the ``svg``."""
     made: list[Made] = list(_of_verdict(verdict))
     if measurement:
-        made += part(lacking, "latency", lambda: list(_of_measurement(verdict, measurement, own)), [])
+        made += part(lacking, "latency", lambda: list(_of_measurement(recipe, verdict, measurement)), [])
     made += part(lacking, "activation ranges", lambda: list(_of_ranges(build / "quantize" / name / "ranges.json")), [])
     made += part(lacking, "training", lambda: list(_of_training(build / "history", name, verdict["metric"])), [])
     drawn = []
@@ -155,20 +166,31 @@ def _of_verdict(verdict: dict[str, Any]) -> Iterator[Made]:
             yield file, title, told, partial(charts.weight, bars)
 
 
-def _of_measurement(verdict: dict[str, Any], measurement: dict[str, Any], own: str) -> Iterator[Made]:
-    trained, targets = measurement["trained"], measurement["targets"]
-    here = {target: targets[target] for target in _here(verdict)}
-    timed = {f"trained ({own}, {device})": facts for device, facts in trained["latency"].items()}
-    timed |= {target: row for target, row in here.items() if "latency_s" in row}
-    earned = {f"trained ({own}, {device})": facts for device, facts in verdict["trained"]["latency_ms"].items()}
-    if timed:
-        samples = {network: facts["latency_s"] for network, facts in timed.items()}
-        chart = partial(charts.latency, samples, earned | _here(verdict))
-        yield "latency", "Latency", LATENCY.format_map(measurement["latency"]), chart
+def _of_measurement(recipe: Recipe, verdict: dict[str, Any], measurement: dict[str, Any]) -> Iterator[Made]:
+    """What is drawn of single requests and steps, which the verdicts do not hold: of this host's measurement alone."""
+    shown, trained = _here(verdict), measurement["trained"]
+    here = {target: measurement["targets"][target] for target in shown if not parts(target).host}
+    away = " and ".join(hosts(shown)[1:])
+    lacks = f" Not drawn: what was measured on {away}, whose {{}} are not in this host's measurement." if away else ""
+    samples = {
+        network: latency_s
+        for network, latency_s in timed(measurement, recipe).items()
+        if network in here or network not in measurement["targets"]
+    }
+    if samples:
+        chart = partial(
+            charts.latency, samples, _trained_ms(recipe, verdict) | {target: shown[target] for target in here}
+        )
+        yield "latency", "Latency", LATENCY.format_map(measurement["latency"]) + lacks.format("samples"), chart
     if "drift" in trained:
-        curves = {f"trained ({own}, cpu)": trained["drift"]}
+        curves = {trained_on(recipe, "cpu"): trained["drift"]}
         curves |= {target: row["drift"] for target, row in here.items() if "drift" in row}
-        yield "drift", "Drift", DRIFT, partial(charts.drift, curves)
+        yield "drift", "Drift", DRIFT + lacks.format("curves"), partial(charts.drift, curves)
+
+
+def _trained_ms(recipe: Recipe, verdict: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The trained network where it was timed, by its name there -> its latency in milliseconds."""
+    return {trained_on(recipe, device): facts for device, facts in verdict["trained"]["latency_ms"].items()}
 
 
 def _of_ranges(path: Path) -> Iterator[Made]:
@@ -191,8 +213,9 @@ def _notes(verdict: dict[str, Any], quantized: dict[str, Any]) -> dict[str, str]
     notes = {}
     for target, row in _here(verdict).items():
         nodes = [node for at, of in kept.items() if at.startswith(f"{row['precision']}: ") for node in of]
-        if target == "onnxruntime-cpu-fp16":
-            notes[target] = "fp16 weights, computed in fp32"
+        of = parts(target)
+        if (of.runtime, of.precision) in KNOWN:
+            notes[target] = KNOWN[of.runtime, of.precision]
         elif nodes:
             notes[target] = f"{len(nodes)} layer{'s stay' if len(nodes) > 1 else ' stays'} in float32"
         elif str(row.get("method", "")).startswith("Clopper"):
@@ -203,18 +226,52 @@ def _notes(verdict: dict[str, Any], quantized: dict[str, Any]) -> dict[str, str]
 
 
 def _against_fp32(here: dict[str, dict[str, Any]]) -> list[str]:
-    """What each other precision gains over fp32 of its own runtime, by the medians."""
+    """What each other precision gains over fp32 of its own runtime on its own host, by the medians."""
+    named = {target: parts(target) for target in here}
+    fp32 = {(of.runtime, of.host): here[target] for target, of in named.items() if of.precision == "fp32"}
     told = []
     for target, row in here.items():
-        runtime, _, precision = target.rpartition("-")
-        other = here.get(f"{runtime}-fp32")
-        if other is None or precision == "fp32" or not row["p50_ms"] or not other["p50_ms"]:
+        of = named[target]
+        other = fp32.get((of.runtime, of.host))
+        if other is None or of.precision == "fp32" or not row["p50_ms"] or not other["p50_ms"]:
             continue
         text = f"{target} takes {row['p50_ms'] / other['p50_ms']:.2f} of fp32's time (median)"
         text += f", {row['size_bytes'] / other['size_bytes']:.2f} of its file"
         if row["memory_bytes"] and other["memory_bytes"]:
             text += f", {row['memory_bytes'] / other['memory_bytes']:.2f} of its memory"
         told.append(text)
+    return told
+
+
+def _on_device(here: dict[str, dict[str, Any]], trained_ms: dict[str, Any] | None) -> list[str]:
+    """Of what was timed on a GPU: how much of a request is spent there, how it is launched, what runs elsewhere.
+
+    Of a board also the energy of a request, and its time beside that of the trained network on this host's processor.
+    """
+    told = []
+    for target, row in here.items():
+        facts = []
+        if row["device_share"] is not None:
+            ms = "" if row["device_ms"] is None else f" ({row['device_ms']:.3f} ms)"
+            facts.append(f"{100 * row['device_share']:.0f} % of the time is on the device{ms}")
+        if row["no_graph"] is not None:
+            why = row["no_graph"]
+            facts.append(f"not replayed as one CUDA graph: {why}" if why else "replayed as one CUDA graph")
+        if row["on_cpu"]:
+            one = len(row["on_cpu"]) == 1
+            facts.append(
+                f"{len(row['on_cpu'])} {'node that computes' if one else 'nodes that compute'} sizes "
+                f"{'runs' if one else 'run'} on the processor"
+            )
+        if row["energy_mj"] is not None:
+            facts.append(f"{row['energy_mj']:.3g} mJ a request, the module at {row['power_w']:.1f} W")
+        elif row["power_reason"]:
+            facts.append(f"no energy: {row['power_reason']}")
+        if row["power_reason"] is not None and row["p50_ms"] and trained_ms and trained_ms["p50_ms"]:
+            facts.append(f"its median is {row['p50_ms'] / trained_ms['p50_ms']:.2f} of the trained network's here")
+        facts += row["notes"] or []
+        if facts:
+            told.append(f"{target}: {'; '.join(facts)}")
     return told
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.matrix import parts
 from pipeline.verdicts import PASS
 
 
@@ -11,9 +12,10 @@ def panels(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     Returns:
         ``title``, ``metric`` (name and unit), ``higher_is_better``, ``reach`` (the scores to show: the budget around
         each trained score at least, so that a difference of nothing looks like nothing), and ``points``. A point:
-        ``recipe``, ``target``; ``score`` with ``lower`` and ``upper`` (of a deployed network its paired bounds around
-        the trained score, of the trained one its own where they are known, else ``None``); ``ms`` (the median) with
-        ``ms_lower`` and ``ms_upper`` (the ratio's bounds times the trained median, else ``None``); ``bytes``;
+        ``recipe``, ``target``, ``host`` (that it was timed on); ``score`` with ``lower`` and ``upper`` (of a deployed
+        network its paired bounds around the trained score, of the trained one its own where they are known, else
+        ``None``); ``ms`` (the median) with ``ms_lower`` and ``ms_upper`` (the ratio's bounds times the median that it
+        divides by, else ``None``); ``bytes``;
         ``passes`` (of a deployed one); ``front`` (see ``mark_front``); ``named`` (one point a recipe carries its
         name); ``said``, all of it in words.
     """
@@ -35,28 +37,31 @@ def panels(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     for panel in made.values():
         mark_front(panel["points"], panel["higher_is_better"])
         for point in panel["points"]:
-            point["said"] = (
-                f"{point['recipe']}, {point['target']}: {point['score']:.4g} {panel['metric'].split(', ')[1]}"
-            )
+            unit = panel["metric"].split(", ")[-1]  # the metric's name may hold a comma itself
+            point["said"] = f"{point['recipe']}, {point['target']}: {point['score']:.4g} {unit}"
             point["said"] += f", {point['ms']:.3g} ms" + (", on the front" if point["front"] else "")
     return list(made.values())
 
 
 def mark_front(points: list[dict[str, Any]], higher_is_better: bool) -> None:
-    """Set ``front`` of each point that ``passes`` and that no other such beats: as accurate, as fast, as small, and
-    better in one of the three. By the medians and the scores themselves: where bounds overlap, chance may decide.
+    """Set ``front`` of each point that ``passes`` and that no other such on its host beats: as accurate, as fast, as
+    small, and better in one of the three. By the medians and the scores themselves: where bounds overlap, chance may
+    decide.
     """
     sign = -1 if higher_is_better else 1
     costs = [(sign * point["score"], point["ms"], point["bytes"]) for point in points]
-    rivals = [cost for cost, point in zip(costs, points) if point["passes"]]
+    rivals = [(point["host"], cost) for cost, point in zip(costs, points) if point["passes"]]
     for cost, point in zip(costs, points):
-        beaten = any(other != cost and all(a <= b for a, b in zip(other, cost)) for other in rivals)
+        on_it = [other for host, other in rivals if host == point["host"]]
+        beaten = any(other != cost and all(a <= b for a, b in zip(other, cost)) for other in on_it)
         point["front"] = point["passes"] and not beaten
 
 
 def _deployed(name: str, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     trained = recipe["trained"]
-    points = []
+    points: list[dict[str, Any]] = []
+    if trained["score"] is None:  # measured on other hosts alone: there is nothing to draw bounds around
+        return points
     for target, row in recipe["targets"].items():
         if row["deployed"] is None or row["p50_ms"] is None:
             continue
@@ -66,7 +71,8 @@ def _deployed(name: str, recipe: dict[str, Any]) -> list[dict[str, Any]]:
         ratios = [row["latency_ratio_lower95"], row["latency_ratio_upper95"]] if row["latency_ratio"] else []
         times = [row["p50_ms"] / row["latency_ratio"] * ratio for ratio in ratios] or [None, None]
         points.append(
-            {"recipe": name, "target": target, "score": row["deployed"], "lower": lower, "upper": upper}
+            {"recipe": name, "target": target, "host": parts(target).host or recipe["host"]}
+            | {"score": row["deployed"], "lower": lower, "upper": upper}
             | {"ms": row["p50_ms"], "ms_lower": times[0], "ms_upper": times[1], "bytes": row["size_bytes"]}
             | {"named": False, "passes": row["verdict"] == PASS}
         )
@@ -78,8 +84,10 @@ def _trained(name: str, recipe: dict[str, Any], deployed: list[dict[str, Any]]) 
     trained = recipe["trained"]
     lower, upper = trained["bounds"] or (None, None)
     return [
-        {"recipe": name, "target": "trained", "score": trained["score"], "lower": lower, "upper": upper}
+        {"recipe": name, "target": "trained", "host": recipe["host"]}
+        | {"score": trained["score"], "lower": lower, "upper": upper}
         | {"ms": timed["p50_ms"], "ms_lower": None, "ms_upper": None, "named": False, "passes": False}
         | {"bytes": max(point["bytes"] for point in deployed)}
-        for timed in trained["latency_ms"].values()
+        for device, timed in trained["latency_ms"].items()
+        if " " not in device  # another of PyTorch's ways to run it, whose score nobody measured
     ]

@@ -1,72 +1,43 @@
 """Stage ``verify``: judge every measurement against the budget that its recipe declared before the run.
 
-Recipe by recipe as ``params.yaml`` names them, target by target; no rule knows a network, a task or a runtime.
+Recipe by recipe as ``params.yaml`` names them, target by target; no rule knows a network, a task or a runtime. Judged
+alike are measurements that came back from other machines: ``python -m pipeline.verify --from FILE ...`` takes them into
+``results/boards/``, and the next ``dvc repro`` shows them, a target as ``<target>@<host>``.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
-from types import ModuleType
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from deploy.errors import Refused
 from deploy.files import sha256, write_json
-from deploy.measurement import read_measurement
-from deploy.targets import target_names
-from deploy.tasks import load_task
-from deploy.tasks.metric import Metric
-from pipeline import intervals, stage
-from pipeline.intervals import ALPHA, Interval
-from pipeline.matrix import counts, number
-from pipeline.recipe import Budget, Project, Recipe
-from pipeline.verdicts import (
-    ABSENT,
-    ACCURACY,
-    ANOTHER_NETWORK,
-    CAUSES,
-    FAIL,
-    INCONCLUSIVE,
-    LATENCY,
-    NO_ANSWER,
-    NO_BOUND,
-    NOT_FINITE,
-    NOT_MEASURED,
-    NOT_TRAINED,
-    PASS,
-    STALE,
-    WORSE,
-)
+from deploy.measurement import read_measurement, read_returned
+from pipeline import stage
+from pipeline.judge import METRICS, judge, judge_unmeasured
+from pipeline.matrix import counts
+from pipeline.recipe import Graph, Project
 
-ERROR_RATIO = 10  # an fp32 graph's error against float64, at most so many times the trained float32 network's
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One part of a row's verdict, in words, with its cause (one of ``CAUSES``, none for ``PASS``) and its numbers."""
-
-    verdict: str
-    reason: str
-    cause: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+RETURNED = Path("results", "boards")  # under the project's root: <host>/<recipe>.json
 
 
 def verify(project: Project) -> None:
     """Write ``verdicts.json`` (all of it), and what ``dvc metrics`` shows: ``metrics.json`` and ``summary.json``."""
     verdicts: dict[str, dict[str, Any]] = {}
     for name, recipe in project.recipes.items():
-        contract = project.build / "bundle" / name / "contract.json"
-        now = sha256(contract) if contract.is_file() else ""  # of a bundle that is gone any measurement is stale
-        try:
-            measurement = read_measurement(project.build / "measure" / f"{name}.json")
-            verdicts[name] = judge(measurement, now, recipe.floor, recipe.budget)
-            json.dumps(verdicts[name], allow_nan=False)
-        except Refused as error:  # it must not cost the other recipes their verdicts
-            verdicts[name] = judge_unmeasured(str(error), recipe)
-        except (ValueError, TypeError, KeyError, IndexError, ArithmeticError) as error:  # whole, and yet odd
-            told = f"the measurement cannot be judged ({type(error).__name__}: {error}). Measure it again: "
-            verdicts[name] = judge_unmeasured(f"{told}`dvc repro --force --single-item measure@{name}`", recipe)
+        again = f"`dvc repro --force --single-item measure@{name}`"
+        here = partial(read_measurement, project.build / "measure" / f"{name}.json")
+        verdicts[name] = _judged(project, name, here, again)
         verdicts[name]["data"] = recipe.data
+        verdicts[name]["reference"] = "the ONNX file" if isinstance(recipe.train, Graph) else "PyTorch"
+        for file in sorted((project.root / RETURNED).glob(f"*/{name}.json")):
+            host, again = file.parent.name, "on that machine, and bring its file back"
+            there = _judged(project, name, partial(_only, file), again)
+            rows = {f"{target}@{host}": row | {"host": host} for target, row in there["targets"].items()}
+            verdicts[name]["targets"] |= rows
+            verdicts[name]["hosts"] = there["hosts"] | verdicts[name]["hosts"]
     write_json(project.build / "verdicts.json", verdicts)
     write_json(
         project.build / "metrics.json",
@@ -78,282 +49,74 @@ def verify(project: Project) -> None:
     write_json(project.build / "summary.json", counts(verdicts))
 
 
-METRICS = (
-    "verdict",
-    "reason",
-    "metric",
-    "trained",
-    "deployed",
-    "drop_upper95",
-    "n",
-    "latency_ratio",
-    "p50_ms",
-    "size_bytes",
-    "memory_bytes",
-    "graph_sha256",
-)
+def take(project: Project, files: list[Path]) -> None:
+    """Copy what came back from other machines to ``results/boards/<host>/<recipe>.json``.
 
+    Nothing is written unless all of it can be judged. What an earlier file of that host said of a recipe is replaced.
 
-MEMORY = ("memory_bytes", "device_memory_bytes", "memory_reason")
-
-
-def causes(parts: list[Judgement]) -> list[dict[str, str]]:
-    """What keeps a row from ``PASS``, worst first, and of equals first what may explain the others."""
-    bad = [part for part in parts if part.verdict != PASS]
-    bad.sort(key=lambda part: (-WORSE.index(part.verdict), CAUSES.index(part.cause)))
-    return [{"cause": part.cause, "verdict": part.verdict, "reason": part.reason} for part in bad]
-
-
-def unmeasured(reason: str, precision: str, metric: Metric) -> dict[str, Any]:
-    """The row of a target of a recipe that has no measurement which could be judged."""
-    row: dict[str, Any] = dict.fromkeys(METRICS)
-    return row | {
-        "verdict": NOT_MEASURED,
-        "reason": reason,
-        "causes": causes([Judgement(NOT_MEASURED, reason, ABSENT)]),
-        "metric": f"{metric.name}, {metric.unit}",
-        "precision": precision,
-    }
-
-
-def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budget: Budget) -> dict[str, Any]:
-    """Judge one recipe's measurement.
-
-    Args:
-        contract_sha256: of the bundle as it is now; a measurement of another one is stale.
-        floor: what the trained network itself must reach, in the metric's unit.
-
-    Returns:
-        ``trained`` (its score and interval) and ``targets``: target -> the row, with ``causes`` and every key of
-        ``METRICS``, whose value is ``None`` where nothing was measured.
+    Raises:
+        Refused: a file that is missing, damaged, of another format, or holds what cannot be judged; or one recipe of a
+            host twice.
     """
-    task = load_task(measurement["task"])
-    trained = measurement["trained"]
-    statistics = np.asarray(trained["statistics"], dtype=float)
-    score = task.score(statistics)
-    metric = task.metric
-    rows = {}
-    for target, row in measurement["targets"].items():
-        stale = measurement["contract_sha256"] != contract_sha256
-        parts = _parts(row, trained, task, floor, budget, target, stale)
-        worst = max(parts, key=lambda part: WORSE.index(part.verdict))
-        merged: dict[str, Any] = dict.fromkeys(METRICS)
-        for part in parts:
-            merged |= part.facts
-        if "statistics" in row:
-            hashes = row["graph_sha256"]
-            merged |= {"size_bytes": row["size_bytes"]} | {key: row.get(key) for key in MEMORY}
-            merged["details"] = task.details(np.asarray(row["statistics"], dtype=float))
-            merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
-        merged |= {
-            "verdict": worst.verdict,
-            "reason": "; ".join(part.reason for part in parts if worst.verdict == PASS or part.verdict != PASS),
-            "causes": causes(parts),
-            "metric": f"{metric.name}, {metric.unit}",
-            "trained": score,
-            "n": len(statistics),
-            "precision": row["precision"],
-        }
-        rows[target] = merged
-    return {
-        "metric": _told(metric),
-        "trained": {"score": score, "floor": floor, "bounds": _score_bounds(statistics, task)}
-        | {"details": task.details(statistics)}
-        | {"latency_ms": {device: _latency_ms(timed) for device, timed in trained["latency"].items()}},
-        "budget": asdict(budget),
-        "host": measurement["host"]["name"],
-        "date": measurement["date"],
-        "targets": rows,
-    }
+    kept: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        for measurement in read_returned(file):
+            name, host = measurement["recipe"], measurement["host"]["name"]
+            if name in project.recipes:
+                _judge(project, name, measurement, f"{file}: {name}: ", "on that machine, and bring its file back")
+            else:
+                print(f"{file}: {name}: no recipe of this params.yaml has that name; kept for the set that has")
+            path = project.root / RETURNED / host / f"{name}.json"
+            if path in kept:
+                raise Refused(f"{file}: {name} on {host} came twice. Name the file that holds for it alone.")
+            kept[path] = measurement
+    for path, measurement in kept.items():
+        told = "in place of an earlier one" if path.exists() else "new"
+        write_json(path, measurement)
+        print(f"{path}: {measurement['date']}, {len(measurement['targets'])} targets, {told}")
+        contract = project.build / "bundle" / path.stem / "contract.json"
+        if not contract.is_file() or sha256(contract) != measurement["contract_sha256"]:
+            print(f"{path}: of another bundle than the one here: its rows are NOT MEASURED (stale)")
+    print("`dvc repro` judges them and takes them into the report.")
 
 
-def judge_unmeasured(reason: str, recipe: Recipe) -> dict[str, Any]:
-    """As ``judge``, of a recipe whose measurement was refused: every target that there can be, not measured."""
-    metric = load_task(recipe.task).metric
-    rows = {target: unmeasured(reason, precision, metric) for target, precision in target_names().items()}
-    return {
-        "metric": _told(metric),
-        "trained": {"score": None, "floor": recipe.floor, "bounds": None, "details": {}, "latency_ms": {}},
-        "budget": asdict(recipe.budget),
-        "host": None,
-        "date": None,
-        "targets": rows,
-    }
+def _only(file: Path) -> dict[str, Any]:
+    """The one measurement of a file that ``take`` wrote."""
+    (measurement,) = read_returned(file)
+    return measurement
 
 
-def _told(metric: Metric) -> dict[str, Any]:
-    return {name: getattr(metric, name) for name in ("name", "unit", "drop_unit", "places", "higher_is_better")}
+def _judged(project: Project, name: str, read: Callable[[], dict[str, Any]], again: str) -> dict[str, Any]:
+    """The verdicts of one measurement of a recipe; one that is refused must not cost the others theirs."""
+    try:
+        return _judge(project, name, read(), "", again)
+    except Refused as error:
+        return judge_unmeasured(str(error), project.recipe(name))
 
 
-def _parts(
-    row: dict[str, Any],
-    trained: dict[str, Any],
-    task: ModuleType,
-    floor: float,
-    budget: Budget,
-    target: str,
-    stale: bool,
-) -> list[Judgement]:
-    before = np.asarray(trained["statistics"], dtype=float)
-    parts = []
-    unit, score = task.metric.unit, task.score(before)
-    if not task.metric.drop(floor, score) <= 0:  # a score that is no number is under every floor
-        told = f"not trained: {score:.2f} {unit}, and the floor is {floor:g} {unit}"
-        parts.append(Judgement(FAIL, told, NOT_TRAINED))
-    if stale:
-        reason = "stale: measured on another bundle than this one; measure again: `dvc repro`"
-        return [*parts, Judgement(NOT_MEASURED, reason, STALE)]
-    if row["reason"]:
-        return [*parts, Judgement(NOT_MEASURED, row["reason"], ABSENT)]
-    if "failed" in row:
-        told = f"it opened and then failed on the test examples: {row['failed']}"
-        return [*parts, Judgement(FAIL, told, NO_ANSWER)]
-    parts.append(judge_accuracy(before, np.asarray(row["statistics"], dtype=float), task, budget.drop))
-    if not row["finite"]:
-        parts.append(Judgement(FAIL, "answers that are not finite numbers", NOT_FINITE))
-    if row["precision"] == "fp32":
-        parts.append(judge_error(row, trained))
-    timed = trained["latency"].get(row["device"])
-    failed = trained.get("failed", {}).get(row["device"], "")
-    return [*parts, judge_latency(row, timed, budget.latency_ratio.get(target), failed)]
+def _judge(project: Project, name: str, measurement: dict[str, Any], where: str, again: str) -> dict[str, Any]:
+    """``judge`` with what the project says of the recipe.
 
-
-def judge_accuracy(before: np.ndarray, after: np.ndarray, task: ModuleType, budget: float) -> Judgement:
-    """Is the drop of the score proved to be below ``budget``?
-
-    Args:
-        before, after: statistics ``(n, k)`` of the trained and of the deployed network, the same units in one order.
-        budget: in the metric's unit.
+    Raises:
+        Refused: the measurement is whole, and yet odd.
     """
-    n, metric = len(before), task.metric
-    places = metric.places
-    changed = int((before != after).any(axis=1).sum())
-    drop = metric.drop(task.score(before), task.score(after))
-    facts: dict[str, Any] = {"deployed": task.score(after), "drop": drop, "changed": changed}
-    decide = None
-    surely_below = surely_above = True
-    if metric.right_or_wrong:
-        ends = [task.score(np.full((1, before.shape[1]), share)) for share in (0.0, 1.0)]
-        scale = abs(ends[1] - ends[0])  # of a share, in the metric's unit
-        right_before, right_after = before[:, 0], after[:, 0]
-        lost, won = int((right_before > right_after).sum()), int((right_before < right_after).sum())
-        exact, shown = intervals.drop_interval(lost, won, n), intervals.tango_interval(lost, won, n)
-        bounds: Interval | None = Interval(scale * exact.lower, scale * exact.upper)
-        wrong = n - int(right_before.sum())
-        facts |= {
-            "method": "exact unconditional test, Tango's order",
-            "flips": {"lost": lost, "won": won},
-            "error_ratio": (wrong + lost - won) / wrong if wrong else None,
-            "tango": [scale * shown.lower, scale * shown.upper],
-        }
-        surely_below = intervals.p_not_worse(lost, won, n, budget / scale) <= ALPHA
-        surely_above = intervals.p_not_worse(won, lost, n, -budget / scale) <= ALPHA
-        if not surely_below and not surely_above:
-            decide = intervals.units_to_decide(lost, won, n, budget / scale)
-    else:
-        bounds, facts["method"] = _corpus_bounds(before, after, task, changed)
-    facts["units_to_decide"] = decide
-    if bounds is None:
-        facts |= {"drop_lower95": None, "drop_upper95": None}
-        told = f"drop {number(drop, places)} {metric.drop_unit}, and no bound: {facts['method']}"
-        return Judgement(INCONCLUSIVE, told, NO_BOUND, facts)
-    facts |= {"drop_lower95": bounds.lower, "drop_upper95": bounds.upper}
-    told = f"drop {number(drop, places)} {metric.drop_unit}"
-    told += f", at most {number(bounds.upper, places)} (95 %), budget {budget:g}"
-    if bounds.upper < budget and surely_below:
-        return Judgement(PASS, told, facts=facts)
-    if bounds.lower > budget and surely_above:
-        least = f"drop {number(drop, places)} {metric.drop_unit}, at least {number(bounds.lower, places)} (95 %)"
-        return Judgement(FAIL, f"{least}, budget {budget:g}", ACCURACY, facts)
-    needed = f"; about {decide:,} units would decide, there are {n:,}" if decide else ""
-    return Judgement(INCONCLUSIVE, f"{told}{needed}", ACCURACY, facts)
-
-
-def _score_bounds(statistics: np.ndarray, task: ModuleType) -> list[float] | None:
-    """The trained score's two-sided 95 % bounds, exact; ``None`` but for units that are right or wrong."""
-    if not task.metric.right_or_wrong:
-        return None
-    shares = intervals.clopper_pearson(int(statistics[:, 0].sum()), len(statistics), ALPHA)
-    return sorted(task.score(np.full((1, statistics.shape[1]), share)) for share in shares)
-
-
-def _corpus_bounds(
-    before: np.ndarray, after: np.ndarray, task: ModuleType, changed: int
-) -> tuple[Interval | None, str]:
-    """Bounds of a corpus metric's drop: BCa over units, or the fraction changed times a unit's worst effect."""
-    metric, n = task.metric, len(before)
-
-    def drop(index: np.ndarray) -> float:
-        return metric.drop(task.score(before[index]), task.score(after[index]))
-
-    bounds = intervals.bootstrap_drop(drop, n) if changed and n >= intervals.BOOTSTRAP_LEAST else None
-    if bounds:
-        return bounds, "BCa bootstrap over units"
-    if metric.lowest is None or metric.highest is None:
-        return None, "too few units, or too few that differ, for a bootstrap, and the metric itself is unbounded"
-    # The range is the worst effect where every unit weighs alike; a unit that weighs more shows when it is left out.
-    whole, keep = task.score(before), ~np.eye(n, dtype=bool)
-    influence = max(abs(whole - task.score(before[keep[i]])) for i in range(n)) if n > 1 else 0.0
-    worst = max(metric.highest - metric.lowest, n * influence)
-    return intervals.fraction_drop(changed, n, worst), "Clopper-Pearson on the units changed, times the worst effect"
-
-
-def judge_error(row: dict[str, Any], trained: dict[str, Any]) -> Judgement:
-    """An fp32 graph against the float64 network, by the trained float32 network's own error."""
-    allowed = ERROR_RATIO * max(trained["error_max"], trained["rounding"])
-    came = row["error_max"]
-    facts = {"error_max": came, "error_allowed": allowed}
-    against = "float64" if trained["exact"] == "float64" else "float32 (there is no float64 of it)"
-    if came is not None and came <= allowed:
-        return Judgement(PASS, f"largest error against {against} {came:.2g}, allowed {allowed:.2g}", facts=facts)
-    return Judgement(
-        FAIL,
-        f"not the same network: largest error against {against} {came if came is None else format(came, '.3g')}, "
-        f"allowed {allowed:.2g} ({ERROR_RATIO} times the trained network's own)",
-        ANOTHER_NETWORK,
-        facts,
-    )
-
-
-def judge_latency(
-    row: dict[str, Any], trained: dict[str, Any] | None, budget: float | None, failed: str = ""
-) -> Judgement:
-    """Deployed / trained latency of the same rounds, against ``budget`` where there is one.
-
-    Args:
-        trained: the trained network's latency on the same kind of device; ``None`` where it was not timed there.
-        failed: why it was not, where it failed while it was timed.
-    """
-    if trained is None:
-        told = "no latency ratio: the trained network was not timed on that device"
-        told = f"no latency ratio: the trained network failed while it was timed ({failed})" if failed else told
-        if budget is None:
-            return Judgement(PASS, told, facts=_latency_ms(row))
-        return Judgement(NOT_MEASURED, told, LATENCY, _latency_ms(row))
-    ratio, bounds = intervals.median_ratio(np.asarray(row["latency_s"]), np.asarray(trained["latency_s"]))
-    facts: dict[str, Any] = {
-        "latency_ratio": ratio,
-        "latency_ratio_lower95": bounds.lower,
-        "latency_ratio_upper95": bounds.upper,
-    }
-    facts |= _latency_ms(row)
-    told = f"latency {ratio:.2f} of trained ({bounds.lower:.2f} to {bounds.upper:.2f})"
-    if budget is None:
-        return Judgement(PASS, told, facts=facts)
-    told += f", budget {budget:g}"
-    if bounds.upper < budget:
-        return Judgement(PASS, told, facts=facts)
-    return Judgement(FAIL if bounds.lower > budget else INCONCLUSIVE, told, LATENCY, facts)
-
-
-def _latency_ms(row: dict[str, Any]) -> dict[str, float | None]:
-    """Percentiles in milliseconds, where the samples earn them; ``alone_ms`` is the median back to back."""
-    latency_s = np.asarray(row["latency_s"])
-    shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99}
-    earned = {key: intervals.percentile(latency_s, share) for key, share in shares.items()}
-    earned["alone_ms"] = row["alone_s"]
-    return {key: None if value is None else 1e3 * value for key, value in earned.items()}
+    if measurement.get("units"):
+        told = f"{where}a trial of the first {measurement['units']} test units, which proves nothing"
+        raise Refused(f"{told}. Measure all of them: {again}")
+    recipe, contract = project.recipe(name), project.build / "bundle" / name / "contract.json"
+    now = sha256(contract) if contract.is_file() else ""  # of a bundle that is gone any measurement is stale
+    try:
+        verdict = judge(measurement, now, recipe.floor, recipe.budget)
+        json.dumps(verdict, allow_nan=False)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        told = f"{where}the measurement cannot be judged ({type(error).__name__}: {error})"
+        raise Refused(f"{told}. Measure it again: {again}") from None
+    return verdict
 
 
 if __name__ == "__main__":
-    stage.run(verify)
+    words = sys.argv[1:]
+    if words and (words[0] != "--from" or len(words) == 1):
+        sys.exit("usage: python -m pipeline.verify [--from FILE ...]")
+    files, sys.argv = [Path(word) for word in words[1:]], sys.argv[:1]
+    stage.run((lambda project: take(project, files)) if files else verify)

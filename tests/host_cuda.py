@@ -4,7 +4,7 @@ Addresses are real, so that a double of TensorRT can compute at them. Streams ar
 happens when somebody waits for it, so that an answer which is read too early is wrong; a captured sequence does not
 happen, and is repeated on the same addresses by a launch. It refuses calls that it does not know, argument types that
 are not declared as the header has them, handles and addresses that were freed or never given, pageable memory, and what
-no capture may hold; errors are the numbers that CUDA gives.
+no capture may hold; errors are the numbers that CUDA gives. It keeps them, as code that cleans up passes over them.
 """
 
 import ctypes
@@ -78,14 +78,21 @@ class _Function:
         self.library.calls.append(self.name)
         if self.name in self.library.fail:
             return self.library.fail[self.name]
-        return getattr(self.library, f"_{self.name}")(*values) or 0
+        answer = getattr(self.library, f"_{self.name}")(*values) or 0
+        if type(answer) is int and answer:
+            self.library.refused.append(f"{self.name}: {WORDS[answer].decode()}")
+        return answer
 
 
 class HostRuntime:
-    """``fail``: call -> the error that it gives from now on. ``left``: bytes that the device still has."""
+    """``fail``: call -> the error that it gives from now on. ``left``: bytes that the device still has.
+
+    ``refused``: each call that it refused beside those, with the reason.
+    """
 
     def __init__(self, left: int = 1 << 30) -> None:
         self.calls: list[str] = []
+        self.refused: list[str] = []
         self.fail: dict[str, int] = {}
         self.left = self.whole = left
         self.blocks: dict[int, Any] = {}  # address -> memory

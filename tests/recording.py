@@ -5,7 +5,8 @@ values are numbers of its own, so that code which writes a number where a name b
 It refuses what the real one refuses, and also what the real one answers with ``False`` or nonsense that nobody looks
 at: running before every shape and address is set, an output's shape before the inputs', an address that was freed.
 
-Its engine doubles: output = 2 x the input that it names, in the memory that the addresses point to.
+Its engine doubles: output = 2 x the input that it names, in the memory that the addresses point to; or it answers as it
+is told to.
 """
 
 import array
@@ -14,7 +15,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from host_cuda import HostRuntime
 
 FOLDER = Path(__file__).parent / "tensorrt_api"
 VERSIONS = sorted(
     (path.stem for path in FOLDER.glob("*.json")),
     key=lambda name: [int(n) if n.isdigit() else 99 for n in name.split(".")],
 )
+RTX = next(version for version in VERSIONS if version.startswith("rtx"))
 PLAN = b"PLAN"
 
 
@@ -51,6 +53,7 @@ class Output(NamedTuple):
     name: str
     dtype: str
     of: str  # the input that it doubles
+    tail: tuple[int, ...] | None = None  # its shape after the input's first axis; ``None``: the input's own
 
 
 @dataclass
@@ -63,106 +66,8 @@ class Engine:
     unbuildable: str = ""  # the reason: the builder refuses
     dla_cores: int = 0
     only_gpu: Sequence[str] = ()  # layers that no DLA can run
-    device: "Device | None" = None  # whose memory and streams it runs on; ``None``: at once, on any memory
-
-
-class Device:
-    """A device whose memory is the host's: addresses are real, and work waits on its stream until that is awaited.
-
-    ``library`` is the CUDA runtime for ``deploy.cuda.Cuda``. A stream that captures runs nothing; a graph runs what was
-    captured each time that it is launched.
-    """
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, Any] = {}  # address -> memory of the device
-        self.pinned: dict[int, Any] = {}
-        self.handles: dict[int, list[Callable[[], None]]] = {}  # streams, events and graphs -> the work on them
-        self.captured: dict[int, list[Callable[[], None]]] = {}  # stream -> what it captures now
-        self.replays = 0
-        calls = {name[1:]: getattr(self, name) for name in dir(self) if name.startswith("_cuda")}
-        self.library = types.SimpleNamespace(**{name: self._counted(name, call) for name, call in calls.items()})
-        self.calls: list[str] = []
-
-    def put(self, stream: int, work: Callable[[], None]) -> None:
-        self.captured.get(stream, self.handles[stream]).append(work)
-
-    def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any) -> Any:
-            self.calls.append(name)
-            answer = call(*arguments)
-            return 0 if answer is None else answer
-
-        return counted
-
-    def _made(self, out: Any, work: list[Callable[[], None]]) -> None:
-        handle = max(self.handles, default=100) + 1
-        self.handles[handle] = work
-        out._obj.value = handle
-
-    def _cudaGetErrorString(self, status: int) -> bytes:
-        return b"out of memory"
-
-    def _cudaGetLastError(self) -> None: ...
-
-    def _cudaStreamCreateWithFlags(self, out: Any, flags: int) -> None:
-        self._made(out, [])
-
-    def _cudaEventCreate(self, out: Any) -> None:
-        self._made(out, [])
-
-    def _cudaEventRecord(self, event: int, stream: int) -> None: ...
-
-    def _cudaEventElapsedTime(self, out: Any, start: int, end: int) -> None:
-        out._obj.value = 1.0
-
-    def _cudaStreamSynchronize(self, stream: int) -> None:
-        work, self.handles[stream] = self.handles[stream], []
-        for step in work:
-            step()
-
-    def _cudaStreamBeginCapture(self, stream: int, mode: int) -> None:
-        self.captured[stream] = []
-
-    def _cudaStreamEndCapture(self, stream: int, out: Any) -> None:
-        self._made(out, self.captured.pop(stream))
-
-    def _cudaGraphInstantiateWithFlags(self, out: Any, graph: int, flags: int) -> None:
-        self._made(out, self.handles[graph])
-
-    def _cudaGraphLaunch(self, graph: int, stream: int) -> None:
-        self.replays += 1
-        for step in self.handles[graph]:
-            self.put(stream, step)
-
-    def _free(self, handle: int) -> None:
-        del self.handles[handle]
-
-    _cudaStreamDestroy = _cudaEventDestroy = _cudaGraphDestroy = _cudaGraphExecDestroy = _free
-
-    def _allocate(self, blocks: dict[int, Any], out: Any, size: int) -> None:
-        block = (ctypes.c_char * size)()
-        blocks[ctypes.addressof(block)] = block
-        out._obj.value = ctypes.addressof(block)
-
-    def _cudaMalloc(self, out: Any, size: int) -> None:
-        self._allocate(self.blocks, out, size)
-
-    def _cudaHostAlloc(self, out: Any, size: int, flags: int) -> None:
-        self._allocate(self.pinned, out, size)
-
-    def _cudaFree(self, address: int) -> None:
-        del self.blocks[address]
-
-    def _cudaFreeHost(self, address: int) -> None:
-        del self.pinned[address]
-
-    def _cudaMemGetInfo(self, left: Any, whole: Any) -> None:
-        left._obj.value, whole._obj.value = 1 << 30, 1 << 31
-
-    def _cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
-        if (to if kind == 1 else source) not in self.blocks:
-            raise OutOfOrder("a copy to or from memory that the device does not have")
-        self.put(stream, lambda: ctypes.memmove(to, source, size) and None)
+    answer: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None  # ``None``: it doubles
+    device: HostRuntime | None = None  # whose memory and streams it runs on; ``None``: at once, on any memory
 
 
 @functools.cache
@@ -631,7 +536,13 @@ def _context_shape(trt: Any, context: Any, name: str) -> Any:
     source = tensor.name if isinstance(tensor, Input) else tensor.of
     if source not in context._state["shapes"]:
         raise OutOfOrder(f"get_tensor_shape({name!r}) before the shape of {source!r} is set: sizes of -1")
-    return trt._dims(context._state["shapes"][source])
+    return trt._dims(_shape(tensor, context._state["shapes"]))
+
+
+def _shape(tensor: Input | Output, shapes: dict[str, Any]) -> list[int]:
+    if isinstance(tensor, Input):
+        return list(shapes[tensor.name])
+    return list(shapes[tensor.of]) if tensor.tail is None else [shapes[tensor.of][0], *tensor.tail]
 
 
 def _set_address(trt: Any, context: Any, name: str, address: Any) -> bool:
@@ -657,20 +568,23 @@ def _execute(trt: Any, context: Any, stream: Any) -> bool:
         for tensor in trt._engine.tensors:
             if device and addresses[tensor.name] not in device.blocks:
                 raise OutOfOrder(f"execute_async_v3 with an address of {tensor.name} that was freed")
-        for output in trt._engine.tensors:
-            if isinstance(output, Output):
-                shape = shapes[output.of]
-                at(output.name, output.dtype, shape)[...] = 2 * at(output.of, _tensor(trt, output.of).dtype, shape)
+        given = {tensor.name: at(tensor) for tensor in _inputs(trt)}
+        outputs = [tensor for tensor in trt._engine.tensors if isinstance(tensor, Output)]
+        answers = (
+            trt._engine.answer(given) if trt._engine.answer else {each.name: 2 * given[each.of] for each in outputs}
+        )
+        for output in outputs:
+            at(output)[...] = answers[output.name]
 
-    def at(name: str, dtype: str, shape: Sequence[int]) -> np.ndarray:
-        kind = np.dtype(trt.nptype(getattr(trt.DataType, dtype)))
+    def at(tensor: Input | Output) -> np.ndarray:
+        kind, shape = np.dtype(trt.nptype(getattr(trt.DataType, tensor.dtype))), _shape(tensor, shapes)
         size = int(np.prod(shape)) * kind.itemsize
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(addresses[name]), kind).reshape(shape)
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(addresses[tensor.name]), kind).reshape(shape)
 
-    if device:
-        device.put(int(stream), work)
-    else:
+    if not device:
         work()
+    elif device.put(int(stream), work):
+        raise OutOfOrder(f"execute_async_v3 on {int(stream)}, which is no stream, or no more")
     return True
 
 

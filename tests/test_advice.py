@@ -9,26 +9,28 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured import measurement, row, statistics
 from onnx import TensorProto, helper
-from test_verify import f1_task, measurement, row, statistics
+from test_judge import f1_task
 
 from deploy import trt as trt_module
 from deploy.contract import Bundle
 from deploy.cuda import Cuda
+from deploy.engines import _compiler
 from deploy.errors import Refused
 from deploy.measurement import read_measurement
 from deploy.targets import engine_targets, targets
 from deploy.tasks import load_task
 from deploy.tasks.metric import Metric
 from deploy.trt import load_tensorrt
-from pipeline import verify as verify_stage
+from pipeline import intervals
+from pipeline import judge as judging
 from pipeline.absent import measure_by
 from pipeline.advice import CAUSE, Advice, advice, paragraph
-from pipeline.build import _compiler
 from pipeline.int8 import to_int8
+from pipeline.judge import causes, judge, unmeasured
 from pipeline.recipe import Budget
 from pipeline.verdicts import CAUSES, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
-from pipeline.verify import causes, judge, unmeasured
 
 NO_LATENCY = Budget(1.0, {})
 INT8 = {"precision": "int8-cpu"}
@@ -60,7 +62,7 @@ def judged(
     with pytest.MonkeyPatch.context() as patch:
         if task:
             task.details = lambda _: {}
-            patch.setattr(verify_stage, "load_task", lambda _: task)
+            patch.setattr(judging, "load_task", lambda _: task)
         return judge(measurement((rows if siblings else {}) | {target: facts}, **trained), contract, floor, budget)
 
 
@@ -256,6 +258,80 @@ def test_what_is_faster_is_named_only_where_it_is_faster_and_passes() -> None:
     assert "The answers of onnxruntime-cpu-int8 take 2.00 times as long" in told(few)
 
 
+def returned(rows: dict[str, dict[str, Any]], here: dict[str, dict[str, Any]], ratio: float = 1.0) -> dict[str, Any]:
+    """A recipe's entry of verdicts.json, as ``verify`` joins what a board without PyTorch measured to what this host did."""
+    budget = Budget(1.0, {"tensorrt-int8": ratio})
+    there = measurement(rows, latency={}) | {"host": {"name": "a-cpu-board"}, "date": "2026-01-02"}
+    entry = judge(measurement(here), "now", 90.0, Budget(1.0, {}))
+    judged_there = judge(there, "now", 90.0, budget)["targets"]
+    entry["targets"] |= {f"{target}@a-cpu-board": row for target, row in judged_there.items()}
+    return entry | {"budget": {"drop": 1.0, "latency_ratio": budget.latency_ratio}}
+
+
+def test_what_can_be_shipped_is_of_the_same_host_then_of_the_same_kind_of_device() -> None:
+    gpu = {"device": "cuda", "on_cpu": None, "no_graph": ""}
+    there = {
+        "tensorrt-int8": row(**gpu, precision="int8-tensorrt", statistics=LOST_40),
+        "tensorrt-fp16": row(**gpu, precision="fp16", statistics=statistics([0, 1, 2, 3])),
+        "onnxruntime-cpu-fp32": row(),
+    }
+    entry = returned(there, {"onnxruntime-cuda-fp32": row(device="cuda"), "onnxruntime-cpu-int8": row(**INT8)})
+    failed = "tensorrt-int8@a-cpu-board"
+    for better in ("tensorrt-fp16@a-cpu-board", "onnxruntime-cpu-fp32@a-cpu-board", "onnxruntime-cuda-fp32"):
+        assert f"Ship {better} today: it passes" in told(entry, failed)
+        entry["targets"][better]["verdict"] = INCONCLUSIVE
+    assert "Ship onnxruntime-cpu-int8 today: it passes" in told(entry, failed)
+
+
+def test_of_another_host_nothing_is_said_of_this_one() -> None:
+    away = "tensorrt-fp16@a-cpu-board"
+    reason = (
+        "no NVIDIA GPU that works on this host (there is no nvidia-smi); measure on a host that has one: `dvc repro`"
+    )
+    text = told(returned({"tensorrt-fp16": {"precision": "fp16", "device": "cuda", "reason": reason}}, {}), away)
+    assert f"The target {away} was not measured there: no NVIDIA GPU that works on that host (" in text
+    assert "Measure the bundle of now on a-cpu-board, and take in what comes back: `python -m pipeline.verify" in text
+    assert "this host" not in text and "dvc repro" not in text
+    entry = returned({"tensorrt-fp16": row(precision="fp16", device="cuda")}, {})
+    entry["targets"][away] |= {
+        "verdict": NOT_MEASURED,
+        "causes": [{"cause": "stale", "verdict": NOT_MEASURED, "reason": ""}],
+    }
+    assert told(entry, away).endswith(
+        "on a-cpu-board, and take in what comes back: `python -m pipeline.verify --from FILE`."
+    )
+    assert measure_by(
+        "LSTM 'a': TensorRT has no int8 form of it, x. Deploy fp16 there", host="a-cpu-board"
+    ) == measure_by("LSTM 'a': TensorRT has no int8 form of it, x. Deploy fp16 there")
+
+
+def test_a_latency_is_told_against_what_it_was_divided_by_on_its_own_host() -> None:
+    gpu = {"device": "cuda", "precision": "fp32"}
+    quick = row(latency_s=[1e-6] * 700)
+    slow = row(**gpu | {"precision": "int8-tensorrt"}, latency_s=[2e-3] * 700)
+    entry = returned({"tensorrt-fp32": row(**gpu), "tensorrt-int8": slow}, {"onnxruntime-cpu-fp32": quick}, ratio=1.5)
+    target = "tensorrt-int8@a-cpu-board"
+    cause = {"cause": "latency", "verdict": FAIL, "reason": "slow"}
+    ratio = {"latency_ratio": 4.0, "latency_ratio_lower95": 3.9, "latency_ratio_upper95": 4.1}
+    entry["targets"][target] |= ratio | {"verdict": FAIL, "causes": [cause], "latency_against": "tensorrt-fp32"}
+    text = told(entry, target)
+    assert (
+        f"The answers of {target} (median 2.000 ms) take 4.00 times as long as those of tensorrt-fp32; the budget"
+        in text
+    )
+    assert "the budget allows 1.5." in text and "On a-cpu-board it is slower than you declared" in text
+    del entry["targets"]["tensorrt-fp32@a-cpu-board"]
+    assert "No other target of this recipe that passes is faster there." in told(
+        entry, target
+    )  # this host's is no match
+    cause["verdict"] = entry["targets"][target]["verdict"] = INCONCLUSIVE
+    text = told(entry, target)
+    assert "time again. Measure the bundle of now on a-cpu-board" in text and "dvc repro" not in text
+    entry["targets"][target] |= {"latency_ratio": None}
+    cause["verdict"] = NOT_MEASURED
+    assert "take `tensorrt-int8` out of the recipe's `latency_ratio:`" in told(entry, target)
+
+
 def test_another_network_is_the_runtimes_fault_only_where_another_runtime_has_the_same_graph_right() -> None:
     alone = told(*CASES["another network"][:1], "onnxruntime-cpu-fp32")
     assert "Look first at stage `export`" in alone and "Ship" not in alone  # fp16 is made from the same graph
@@ -301,9 +377,10 @@ def test_nothing_that_is_not_a_pass_reads_like_one(
         "statistics": statistics(wrong[0], n),
         "latency": {"cpu": {"latency_s": [1e-3] * rounds, "alone_s": None}},
     }
-    entry = judge(
-        measurement({"t": facts}, **trained), "now", floor, Budget(budget, {} if ratio is None else {"t": ratio})
-    )
+    with pytest.MonkeyPatch.context() as patch:  # bounds near the exact ones, in no time; the verdict is by exact tests
+        patch.setattr(intervals, "drop_interval", intervals.tango_interval)
+        allowed = Budget(budget, {} if ratio is None else {"t": ratio})
+        entry = judge(measurement({"t": facts}, **trained), "now", floor, allowed)
     if entry["targets"]["t"]["verdict"] != PASS:
         text = told(entry, "t")
         assert not re.search(r"\b(proved|proven|within|safe|good to)\b", text)
@@ -424,7 +501,7 @@ def test_each_reason_has_what_would_measure_it_or_says_that_nothing_would(
 )
 def test_reasons_that_take_a_gpu_or_a_broken_graph_to_give(reason: str, expected: str) -> None:
     assert expected in measure_by(reason)
-    files = [Path(verify_stage.__file__).parent, Path(trt_module.__file__).parent]
+    files = [Path(judging.__file__).parent, Path(trt_module.__file__).parent]
     source = "".join(path.read_text() for folder in files for path in folder.glob("*.py") if path.name != "advice.py")
     words = re.findall(
         r"cannot \w+ this \w+|does not work on this machine|changed since it was built|fell back to|"

@@ -13,9 +13,9 @@ from deploy.contract import Bundle
 from deploy.measure import measure
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import GRAPHS, Target
+from pipeline.judge import judge
 from pipeline.recipe import Budget, Project
 from pipeline.verdicts import FAIL, PASS
-from pipeline.verify import judge
 
 Break = Callable[[onnx.ModelProto], None]
 

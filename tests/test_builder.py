@@ -12,18 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import recording
 from conftest import NAME
+from host_cuda import HostRuntime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from recording import VERSIONS, Engine, Input, Output, double
 from tqdm import tqdm
 
+from deploy import engines
 from deploy import trt as trt_module
 from deploy.builder import Built, build_engine
-from deploy.contract import Bundle
+from deploy.contract import Bundle, open_bundle
+from deploy.cuda import Cuda
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_json
 from deploy.progress import _monitor
@@ -84,6 +89,12 @@ SELECTED = {"most": (INT64, [5]), "iou": (FLOAT, [0.5]), "least": (FLOAT, [0.1])
 ODD = {
     "roi": (ROI, {"x": (FLOAT, ["batch", 1, 8, 8])} | BOX, {"y": (FLOAT, ["batch", 1, 2, 2])}, {}),
     "nz": (NONZERO, {"x": (FLOAT, ["batch", 8])}, {"y": (INT64, [2, "found"])}, {}),
+    "scatter": (
+        helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], "scatter", axis=1, reduction="add"),
+        {"x": (FLOAT, ["batch", 8]), "i": (INT64, ["batch", 2]), "u": (FLOAT, ["batch", 2])},
+        {"y": (FLOAT, ["batch", 8])},
+        {},
+    ),
     "nms": (
         NMS,
         {"x": (FLOAT, ["batch", 6, 4]), "s": (FLOAT, ["batch", 1, 6])},
@@ -128,7 +139,8 @@ def test_the_profile_is_the_contracts_and_the_options_are_set(version: str, grap
     assert [pool["pool"].name, pool["pool_size"]] == ["WORKSPACE", 256 * 2**20]
     assert calls(trt, "IBuilderConfig.builder_optimization_level =") == [{"builder_optimization_level": 4}]
     assert [call["flag"].name for call in calls(trt, "IBuilderConfig.clear_flag")] == ["TF32"]
-    assert not calls(trt, "IBuilderConfig.set_flag")
+    flags = [call["flag"].name for call in calls(trt, "IBuilderConfig.set_flag")]
+    assert flags == (["REQUIRE_USER_ALLOCATION"] if "rtx" in version else [])
     (verbose,) = calls(trt, "IBuilderConfig.profiling_verbosity =")
     assert verbose["profiling_verbosity"].name == "DETAILED"
     assert built.plan.startswith(b"PLAN") and not built.notes
@@ -150,30 +162,24 @@ def test_what_no_option_names_is_left_to_tensorrt(version: str, graph: Path) -> 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_static_form_has_no_profile(version: str, graph: Path) -> None:
-    trt = double(version, ENGINE)
-    build_engine(trt, graph, TEXT, FREE, static=True)
-    assert shapes(trt) == [(8, 5)]
-    assert not calls(trt, "IBuilderConfig.add_optimization_profile")
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_dla_takes_the_whole_graph_or_names_the_layers_it_cannot_run(version: str, graph: Path) -> None:
+def test_a_dla_takes_what_it_can_and_the_gpu_the_layers_that_are_named(version: str, graph: Path) -> None:
     trt = double(version, dataclasses.replace(ENGINE, dla_cores=2))
     build_engine(trt, graph, TEXT, FREE, dla=1)
-    assert shapes(trt) == [(1, 5)]
+    assert shapes(trt) == [(1, 5)] and not calls(trt, "IBuilderConfig.add_optimization_profile")
     assert calls(trt, "IBuilderConfig.default_device_type =")[0]["default_device_type"].name == "DLA"
     assert calls(trt, "IBuilderConfig.DLA_core =") == [{"DLA_core": 1}]
-    assert "GPU_FALLBACK" in [call["flag"].name for call in calls(trt, "IBuilderConfig.clear_flag")]
+    assert "GPU_FALLBACK" in [call["flag"].name for call in calls(trt, "IBuilderConfig.set_flag")]
     with pytest.raises(
         Refused, match=r"g\.onnx: DLA core 2 was asked for, and tensorrt\S* \S+ finds 2 here\. Build it for"
     ):
         build_engine(trt, graph, TEXT, FREE, dla=2)
     trt_module._LOGGERS.clear()
     trt = double(version, dataclasses.replace(ENGINE, dla_cores=1, only_gpu=("weights", "loop")))
-    with pytest.raises(
-        Refused, match=r"the DLA cannot run 1 of its 3 layers: 'loop' \(RECURRENCE\)\. Write the network"
-    ):
+    told = "1 of 2 layers run on the GPU, not on the DLA: loop (RECURRENCE)"
+    assert build_engine(trt, graph, TEXT, FREE, dla=0).notes == (told,)
+    trt_module._LOGGERS.clear()
+    trt = double(version, dataclasses.replace(ENGINE, dla_cores=1, only_gpu=("weights", "conv", "loop")))
+    with pytest.raises(Refused, match=r"g\.onnx: the DLA can run none of its 2 layers\. Build it for the GPU"):
         build_engine(trt, graph, TEXT, FREE, dla=0)
 
 
@@ -304,12 +310,20 @@ def test_what_the_progress_raises_is_not_lost_in_tensorrt(rtx: Any, whole: Path)
         build_engine(rtx, whole, INPUTS, RANGES, "8.6", progress=broken)
 
 
-@pytest.mark.parametrize(("name", "operator"), [("roi", "RoiAlign"), ("nz", "NonZero"), ("nms", "NonMaxSuppression")])
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("roi", "RoiAlign"),
+        ("nz", "NonZero"),
+        ("nms", "NonMaxSuppression"),
+        ("scatter", "ScatterElements with a reduction"),
+    ],
+)
 def test_a_limit_of_rtx_is_marked_as_its_own(rtx: Any, tmp_path: Path, name: str, operator: str) -> None:
     path, inputs = odd(name, tmp_path)
     with pytest.raises(
         Refused,
-        match=rf"{name}\.onnx: tensorrt_rtx .* cannot (parse|build) this graph: .*{name}.*TensorRT itself takes {operator}; "
+        match=rf"{name}\.onnx: tensorrt_rtx .* cannot (parse|build) this graph: .*TensorRT itself takes {operator}; "
         rf"this is a limit of TensorRT-RTX\. Build it with TensorRT, on the machine that will run it",
     ):
         build_engine(rtx, path, inputs, RANGES, "8.6")
@@ -338,15 +352,6 @@ def test_too_small_a_workspace_is_told_in_nvidias_words(rtx: Any, whole: Path) -
         Refused, match=r"cannot build this graph: .*[Ww]orkspace.*Raise `workspace_mib` under `engines:` .* now 0"
     ):
         build_engine(rtx, whole, INPUTS, RANGES, "8.6", workspace_mib=0)
-
-
-def test_a_static_form_leaves_nothing_free(rtx: Any, whole: Path) -> None:
-    free = build_engine(rtx, whole, INPUTS, RANGES, "8.6").layers["layers"]
-    static = build_engine(rtx, whole, INPUTS, RANGES, "8.6", static=True).layers["layers"]
-    assert [layer["name"] for layer in free] == [layer["name"] for layer in static]
-    assert any(-1 in layer["shape"] for layer in free)
-    assert {layer["shape"][0] for layer in static if layer["type"] == "CONVOLUTION"} == {8}
-    assert not any(-1 in layer["shape"] for layer in static)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX 1.2:DeprecationWarning")
@@ -385,7 +390,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, build: Callable[..., Built]) -> lis
         seen.append(graph.parent.name)
         return build(trt, graph, *arguments, **named)
 
-    monkeypatch.setattr(build_stage, "build_engine", counting)
+    monkeypatch.setattr(engines, "build_engine", counting)
     return seen
 
 
@@ -497,7 +502,7 @@ def test_a_full_disk_is_the_stages_error_and_no_reason(
     def full(path: Path, data: bytes) -> None:
         raise Refused(f"{path}: could not be written")
 
-    monkeypatch.setattr(build_stage, "write_bytes", full)
+    monkeypatch.setattr(engines, "write_bytes", full)
     with pytest.raises(Refused, match=r"/engine: could not be written"):
         build_stage.build(copied, NAME)
     assert not (copied.build / "engines" / NAME / "build.json").exists()
@@ -531,7 +536,7 @@ def test_tensorrt_keeps_its_timings_for_all_recipes(
     version = [version for version in VERSIONS if "rtx" not in version][-1]
     trt = double(version, image)
     monkeypatch.setattr(build_stage, "engine_targets", lambda: engine_targets()[:3])
-    monkeypatch.setattr(build_stage, "load_tensorrt", lambda module: trt)
+    monkeypatch.setattr(engines, "load_tensorrt", lambda module: trt)
     host = read_json(copied.build / "host.json")
     (copied.build / "host.json").unlink()
     gpu = {"name": "NVIDIA RTX 4090", "compute_capability": "8.9", "driver": "610.1"}
@@ -550,3 +555,80 @@ def test_tensorrt_keeps_its_timings_for_all_recipes(
     assert capsys.readouterr().out.startswith(f"{file}: damaged, and thrown away")
     given = [bytes(call["serialized_timing_cache"]) for call in calls(trt, "IBuilderConfig.create_timing_cache")]
     assert given[3:] == [b"", b"timings", b"timings"]
+
+
+def test_after_a_new_training_the_weights_are_put_into_the_engine_that_is_there(
+    copied: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Engine([Input("image", "UINT8", ((1, 1), (8, 1), (64, 1))), Output("logits", "UINT8", "image")])
+    trt = double([version for version in VERSIONS if "rtx" not in version][-1], image)
+    monkeypatch.setattr(engines, "load_tensorrt", lambda module: trt)
+    monkeypatch.setattr("deploy.refit.Cuda", lambda: Cuda(HostRuntime()))
+    source = copied.build / "bundle"
+    bundle = open_bundle(Path(shutil.copytree(source / NAME, copied.build / "retrained")))
+    host = read_json(copied.build / "host.json") | {
+        "gpus": [{"name": "RTX", "compute_capability": "8.9", "driver": "1"}]
+    }
+    out, cache = copied.build / "out", copied.build / "kept"
+    options = {"level": None, "workspace_mib": None, "refit": True}
+    wanted = engine_targets()[:1]
+
+    def build() -> dict[str, Any]:
+        return engines.build_engines(bundle, host, wanted, options, out, cache)["tensorrt-fp32"]
+
+    before = build()
+    assert "REFIT" in [call["flag"].name for call in calls(trt, "IBuilderConfig.set_flag")]
+    file = bundle.folder / "graphs/fp32/network.onnx"
+    names = change_weights(file)
+    monkeypatch.setitem(recording.BEHAVIOUR, "Refitter.get_all_weights", lambda trt, refitter: names)
+    bundle = retold(bundle, file)
+    after = build()
+    assert (
+        len(calls(trt, "Builder.build_serialized_network")) == 1 and len(calls(trt, "Refitter.refit_cuda_engine")) == 1
+    )
+    assert after["graph_sha256"] == bundle.graph_sha256("fp32") != before["graph_sha256"]
+    assert read_json(out / after["files"]["network"]["layers"]) and len(list(cache.iterdir())) == 1
+    build()
+    assert len(calls(trt, "Refitter.refit_cuda_engine")) == 1  # what is unchanged is not refitted again
+    change_weights(file)
+    bundle = retold(bundle, file)
+    monkeypatch.setitem(recording.BEHAVIOUR, "Refitter.refit_cuda_engine", lambda trt, refitter: False)
+    assert "files" in build() and len(calls(trt, "Builder.build_serialized_network")) == 2
+    assert "built anew, not refitted: " in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_missing_for_once_costs_no_engine(copied: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Engine([Input("image", "UINT8", ((1, 1), (8, 1), (64, 1))), Output("logits", "UINT8", "image")])
+    trt = double([version for version in VERSIONS if "rtx" not in version][-1], image)
+    monkeypatch.setattr(engines, "load_tensorrt", lambda module: trt)
+    bundle, options = (
+        open_bundle(copied.build / "bundle" / NAME),
+        {"level": None, "workspace_mib": None, "refit": False},
+    )
+    gpu = {"gpus": [{"name": "RTX", "compute_capability": "8.9", "driver": "1"}]}
+    out, cache = copied.build / "out", copied.build / "kept"
+    for host in (gpu, {"gpus": [], "gpu_error": "it timed out"}, gpu):
+        built = engines.build_engines(bundle, host, engine_targets()[:3], options, out, cache)
+        assert len(list(cache.iterdir())) == 3 and ("reason" in built["tensorrt-fp16"]) == (not host["gpus"])
+    assert len(calls(trt, "Builder.build_serialized_network")) == 3
+    engines.build_engines(bundle, gpu, engine_targets()[:3], options | {"level": 5}, out, cache)
+    assert len(list(cache.iterdir())) == 3  # what is built anew replaces what was
+
+
+def change_weights(file: Path) -> list[str]:
+    """Every floating initializer of a graph a little greater; their names."""
+    model = onnx.load(file)
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == FLOAT]
+    for tensor in weights:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name))
+    onnx.save(model, file)
+    return [tensor.name for tensor in weights]
+
+
+def retold(bundle: Bundle, file: Path) -> Bundle:
+    """A bundle whose contract holds the file as it is now."""
+    contract = read_json(bundle.folder / "contract.json")
+    name = file.relative_to(bundle.folder).as_posix()
+    contract["files"][name] = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    write_json(bundle.folder / "contract.json", contract)
+    return open_bundle(bundle.folder)

@@ -55,7 +55,15 @@ def spreads(epochs: int) -> list[dict[str, float]]:
 
 
 def point(target: str, score: float, ms: float, **changes: Any) -> dict[str, Any]:
-    whole = {"recipe": "lenet", "target": target, "score": score, "lower": score - 1, "upper": score + 1, "ms": ms}
+    whole = {
+        "recipe": "lenet",
+        "target": target,
+        "score": score,
+        "lower": score - 1,
+        "upper": score + 1,
+        "ms": ms,
+        "host": "here",
+    }
     whole |= {"ms_lower": 0.9 * ms, "ms_upper": 1.1 * ms, "bytes": 1000, "front": False, "named": target == "trained"}
     return whole | {"said": f"said of {target}"} | changes
 
@@ -296,6 +304,38 @@ def test_points_stand_at_score_and_latency_better_above(higher: bool) -> None:
         line = np.polyfit(values, pixels, 1)
         np.testing.assert_allclose(np.polyval(line, values), pixels, atol=0.2)
         assert line[0] > 0 if pixels is x else (line[0] < 0) == higher
+
+
+def test_each_host_has_its_shape_and_each_precision_its_colour_on_all_of_them() -> None:
+    away = [point("a-fp32@b-int8", 97.5, 3.0, host="b-int8"), point("a-fp16@c", 97.5, 4.0, host="c")]
+    svg = charts.svg(charts.tradeoff(panel(POINTS + away)))
+    assert {"here", "b-int8", "c"} <= set(texts(svg)) and not {"here"} & set(texts(drawn("tradeoff")))
+    assert {e.attrib[key] for e in elements(svg) for key in ("fill", "stroke") if key in e.attrib} <= PALETTE
+    dots = {}
+    for e in elements(svg):
+        if e.get("aria-roledescription") == "point" and e.get("fill") not in (None, "transparent"):
+            dots[e.attrib["aria-label"]] = (re.sub(r"[-\d.,\s]+", " ", e.attrib["d"]), e.attrib["fill"])
+    shapes = {name: dots[f"said of {name}"][0] for name in ("a-fp32", "a-int8", "a-fp32@b-int8", "a-fp16@c")}
+    assert shapes["a-fp32"] == shapes["a-int8"] and len(set(shapes.values())) == 3
+    colours = [dots[f"said of {name}"][1] for name in ("a-fp32", "a-fp32@b-int8", "a-fp16@c", "b-fp16")]
+    assert colours == [charts.COLOURS[of] for of in ("fp32", "fp32", "fp16", "fp16")]
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_the_host_of_a_target_stands_below_it_whole_and_every_target_is_named(n: int) -> None:
+    names = [f"onnxruntime-cuda-int8@amd-epyc-{i}-cores-nvidia-h200" for i in range(n)] + ["plain-fp32"]
+    for chart in (
+        charts.accuracy(drops(names), 1.0, "accuracy", "points"),
+        charts.weight([{"target": name, "bytes": 5e6} for name in names]),
+    ):
+        svg = charts.svg(chart)
+        assert set(names) <= set(texts(svg))
+        lines = [list(e) for e in elements(svg) if e.tag.endswith("}text") and "".join(e.itertext()) in names[:-1]]
+        assert all([line.text.endswith("@") for line in of] == [True, False] for of in lines) and len(lines) == n
+        fills = {
+            e.get("fill") or e.get("stroke") for e in elements(svg) if (e.get("aria-label") or "").startswith(names[0])
+        }
+        assert charts.COLOURS["int8"] in fills
 
 
 def test_a_bound_of_nothing_is_a_bound_and_none_is_not() -> None:

@@ -59,7 +59,8 @@ def plain_type(argument: str) -> str:
 def test_the_real_runtime_answers_in_its_own_words_where_there_is_no_gpu() -> None:
     cuda = real_runtime()
     try:
-        assert 0 < cuda.free_bytes() <= cuda.memory()[1]
+        left, whole = cuda.memory()
+        assert 0 < left <= whole
     except Refused as error:
         assert re.search(r"cudaMemGetInfo failed: \S.* \(CUDA error \d+\)", str(error))
         with pytest.raises(Refused, match=r"cudaStreamCreateWithFlags failed: \S"):
@@ -103,8 +104,10 @@ def test_a_copy_there_and_back_happens_on_the_stream_and_not_before() -> None:
         (cuda.free_stream, stream),
     ):
         free(thing)
+        assert not runtime.refused
         with pytest.raises(Refused, match="failed: invalid"):
             free(thing)
+        assert runtime.refused.pop()
     assert runtime.held() == 0
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from deploy.tasks import classification, language_model, tagging, translation
 from deploy.tasks.metric import Metric
 from pipeline.examples import LOST, OTHER, SAME, WON, examples, picture
-from pipeline.verify import judge_accuracy
+from pipeline.judge import judge_accuracy
 
 NOTHING = "nothing finite"
 CHANGED = {LOST: True, WON: True, OTHER: True, SAME: False}

@@ -1,3 +1,6 @@
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +8,10 @@ import onnx
 import pytest
 import torch
 from conftest import NAME
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from texts import to_bytes
 
 from deploy.contract import load_arrays
 from deploy.errors import Refused
@@ -13,11 +19,19 @@ from deploy.files import read_json, sha256
 from deploy.numeric import error_max
 from deploy.runtimes import open_onnxruntime
 from deploy.tasks import classification
+from deploy.trt import logger
+from models.attention import Encoder
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
 from models.scaled import Scaled
-from pipeline.export import _opened, check_graph, to_onnx
+from models.sequence_classifier import RowLSTM
+from models.tagger import Tagger
+from pipeline import export as export_module
+from pipeline.boards.rules import facts
+from pipeline.export import SHAPED, _opened, _shapes_from_casts, _with_shapes, check_graph, to_onnx
+from pipeline.fp16 import to_fp16
 from pipeline.network import open_pytorch
+from pipeline.preflight import devices, preflight
 from pipeline.recipe import Project
 
 OUTPUTS = ("logits",)
@@ -161,3 +175,150 @@ def test_where_there_is_no_float64_two_ways_of_computing_the_file_are_held_apart
     answers = {dtype: classification.answer(of_dtype, few)["logits"] for dtype, of_dtype in runs.items()}
     assert answers["float64"].dtype == answers["float32"].dtype == np.float32
     np.testing.assert_allclose(answers["float64"], answers["float32"], rtol=0, atol=1e-3)
+
+
+def rows(batch: int, length: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(batch).integers(0, 17, (batch, 1, length, 8)).astype(np.uint8)}
+
+
+def texts(name: str, batch: int, length: int) -> dict[str, np.ndarray]:
+    """Of every length down to 0, as far as ``batch`` goes."""
+    return {name: to_bytes([("the 3rd of May '49" * 3)[: max(0, length - 2 * i)] for i in range(batch)], length)}
+
+
+# What a graph of free sizes is made from: a network, its outputs, and what it is fed.
+FREE: dict[str, tuple[Callable[[], torch.nn.Module], tuple[str, ...], Callable[[int, int], dict[str, np.ndarray]]]] = {
+    "rows": (lambda: Scaled(RowLSTM((1, 8, 8), 10, units=16), (1, 8, 8)), ("logits",), rows),
+    "tagger": (lambda: Tagger(5, size=4, units=6), ("logits",), lambda *size: texts("text", *size)),
+    "encoder": (lambda: Encoder(6, 4), ("memory", "state"), lambda *size: texts("source", *size)),
+}
+
+
+def made(name: str) -> tuple[bytes, bytes]:
+    """The graph as ``to_onnx`` would make it with shapes of raw inputs, and as it does."""
+    build, outputs, feed = FREE[name]
+    torch.manual_seed(0)
+    network = build()
+    if hasattr(network, "fit"):
+        network.fit(torch.from_numpy(rows(4, 8)["image"]))
+    before: list[onnx.GraphProto] = []
+    mended = export_module._shapes_from_casts
+
+    def noted(graph: onnx.GraphProto) -> None:
+        before.append(onnx.GraphProto.FromString(graph.SerializeToString()))
+        mended(graph)
+
+    export_module._shapes_from_casts = noted
+    model = to_onnx(network.eval(), feed(4, 6), outputs)
+    after = model.SerializeToString()
+    [graph] = before
+    model.graph.CopyFrom(graph)
+    return _with_shapes(model).SerializeToString(), after
+
+
+@pytest.fixture(scope="module")
+def free() -> dict[str, tuple[bytes, bytes]]:
+    """A process each, as the stage has it: an export can bake its sizes into the next one."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
+        return dict(zip(FREE, processes.map(made, FREE), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREE)
+def test_sizes_are_read_from_casts_and_every_answer_is_the_same_to_the_bit(name: str, free) -> None:
+    before, after = free[name]
+    inputs = {tensor.name for tensor in onnx.load_from_string(after).graph.input}
+    asked = [
+        [node.input[0] in inputs for node in onnx.load_from_string(data).graph.node if node.op_type == "Shape"]
+        for data in (before, after)
+    ]
+    assert len(asked[0]) == len(asked[1]) and sum(asked[0]) == 2 and not any(asked[1])
+    onnx.checker.check_model(onnx.load_from_string(after), full_check=True)
+    for optimise in (True, False):
+        one, other = (open_onnxruntime(data, optimise=optimise) for data in (before, after))
+        for size in ((1, 1), (4, 6), (9, 13), (2, 40)):
+            feed = FREE[name][2](*size)
+            said, expected = other(feed), one(feed)
+            assert all(np.array_equal(said[key], expected[key]) for key in expected) and set(said) == set(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREE)
+def test_no_boards_documents_leave_a_graph_of_free_sizes_in_doubt(name: str, free, tmp_path: Path) -> None:
+    before, after = free[name]
+    file, half = tmp_path / "fp32.onnx", tmp_path / "fp16.onnx"
+    file.write_bytes(before)
+    unsure = {device.name for device in devices() if any(x.operator == "Shape" for x in preflight(file, device))}
+    assert unsure == {"jetpack-6.1", "jetpack-7.0", "jetpack-6.1-dla"}, "what is mended here is no trouble any more"
+    file.write_bytes(after)
+    half.write_bytes(to_fp16(file, {})[0])
+    for device in devices():
+        found = [finding for graph in (file, half) for finding in preflight(graph, device)]
+        if device.upgrade:
+            assert len(found) == 2 and all(finding.rewrite == device.upgrade for finding in found)
+        elif device.unit == "gpu":
+            assert not found, device
+        else:  # Div is that of Scaled, in float16
+            assert {finding.operator for finding in found if finding.severity == "unknown"} <= {"Div"}, device
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FREE)
+def test_nvidias_parser_takes_a_graph_of_free_sizes(name: str, free, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    file = tmp_path / "fp32.onnx"
+    file.write_bytes(free[name][1])
+    for data in (free[name][1], to_fp16(file, {})[0]):
+        network = trt.Builder(logger(trt)).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger(trt))
+        assert parser.parse(data), parser.get_error(0).desc()
+
+
+INPUTS = {"bytes": TensorProto.UINT8, "small": TensorProto.INT8, "whole": TensorProto.INT64, "real": TensorProto.FLOAT}
+TYPES = [TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8]
+Node = tuple[str, int, int]
+
+
+def asking(nodes: list[Node]) -> onnx.ModelProto:
+    """Casts of inputs, and shapes of inputs and of what was cast before; every value is an output."""
+    built, told = [], []
+    values = list(INPUTS)
+    for i, (operator, which, to) in enumerate(nodes):
+        value = values[which % len(values)]
+        built.append(helper.make_node(operator, [value], [f"{i}"], **({"to": to} if operator == "Cast" else {})))
+        kind = (to, ["n", 2]) if operator == "Cast" else (TensorProto.INT64, [2])
+        told.append(helper.make_tensor_value_info(f"{i}", *kind))
+        values += [f"{i}"] if operator == "Cast" else []
+    given_ = [helper.make_tensor_value_info(name, kind, ["n", 2]) for name, kind in INPUTS.items()]
+    graph = helper.make_graph(built, "g", given_, told)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["Shape", "Cast"]), st.integers(0, 9), st.sampled_from(TYPES)), min_size=1))
+@example([("Shape", 0, 1), ("Cast", 2, TensorProto.FLOAT), ("Cast", 0, TensorProto.INT64), ("Cast", 0, 1)])
+@example([("Cast", 0, TensorProto.INT8), ("Shape", 4, 1), ("Shape", 0, 1)])
+def test_a_shape_is_asked_elsewhere_only_where_that_is_better_and_comes_out_the_same(nodes: list[Node]) -> None:
+    before, after = asking(nodes), asking(nodes)
+    _shapes_from_casts(after.graph)
+    onnx.checker.check_model(after, full_check=True)  # sorted, and of one type everywhere
+    raw, good = {"bytes", "small"}, {TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL}
+    casts = [n for n in before.graph.node if n.op_type == "Cast" and n.input[0] in raw and n.attribute[0].i in good]
+    came = {node.output[0]: node for node in after.graph.node}
+    for node in before.graph.node:
+        choice = [cast.output[0] for cast in casts if cast.input[0] == node.input[0]] if node.op_type == "Shape" else []
+        assert list(came[node.output[0]].input) == [*choice, node.input[0]][:1]
+        assert list(came[node.output[0]].attribute) == list(node.attribute)
+    if not any(came[node.output[0]] != node for node in before.graph.node):
+        assert after.SerializeToString() == before.SerializeToString()
+    feed = {
+        name: np.arange(6).reshape(3, 2).astype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in INPUTS.items()
+    }
+    one, other = (open_onnxruntime(model.SerializeToString(), optimise=False)(feed) for model in (before, after))
+    assert set(one) == set(other) and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_shapes_are_asked_of_the_types_that_tensorrts_documents_name() -> None:
+    known = facts("operators.yaml")
+    [rule] = known["operators"]["Shape"]["rules"]
+    assert {np.dtype(t).name for t in map(helper.tensor_dtype_to_np_dtype, SHAPED)} == set(known["types"][rule["in"]])

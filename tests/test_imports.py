@@ -1,6 +1,7 @@
 """The law of imports, by reading and by running with PyTorch blocked."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,27 @@ def test_no_stage_loads_pytorch_that_does_not_train_export_or_measure() -> None:
     for stage in ("check", "host", "download", "prepare", "quantize", "bundle", "build", "verify", "report", "gate"):
         code = f"import sys, pipeline.{stage}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0, stage
+
+
+# JetPack 6 has Python 3.10, and numpy 1.21 or newer
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "deploy").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_board_can_read_every_file_and_its_numpy_has_every_name(file: Path) -> None:
+    known = json.loads((ROOT / "tests" / "numpy_1_21.json").read_text())  # `dir` of numpy 1.21.6's own modules
+    tree = ast.parse(file.read_text(), feature_version=(3, 10))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        place = ast.unparse(node.value)
+        modules = {"np": "numpy", "np.random": "random", "np.lib": "lib", "np.ndarray": "ndarray"}
+        if place in modules:
+            assert node.attr in known[modules[place]], (
+                f"{file.name}:{node.lineno}: numpy 1.21 has no {place}.{node.attr}"
+            )
+
+
+def test_a_name_that_numpy_1_21_lacks_is_caught() -> None:
+    known = json.loads((ROOT / "tests" / "numpy_1_21.json").read_text())
+    assert known["version"] == "1.21.6"
+    assert "concat" not in known["numpy"] and "bool_" in known["numpy"] and "default_rng" in known["random"]

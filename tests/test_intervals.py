@@ -66,18 +66,23 @@ def test_size_by_enumeration_of_every_table(n: int, d0: float) -> None:
 
 
 def test_size_by_simulation_at_the_edge_of_a_one_point_budget() -> None:
-    """900 units and a true drop of exactly one point: PASS falsely at most 5 % of the time, for many rates of flips."""
+    """900 units and a true drop of exactly one point: PASS falsely at most 5 % of the time, for many rates of flips.
+
+    Of tables with as many flips, one that loses less is proved where another is, and none that loses more where another
+    is not (`test_tangos_score_grows_with_b_where_flips_are_fixed`), so not every table is computed.
+    """
     random = np.random.default_rng(0)
     n, d0, runs = 900, 0.01, 2_000
-    proofs: dict[tuple[int, int], bool] = {}
+    proved: dict[int, int] = {}  # flips -> the most lost answers that are proved, and the fewest that are not
+    unproved: dict[int, int] = {}
     for q in (0.0, 0.001, 0.003, 0.01, 0.03):
         tables = random.multinomial(n, (q + d0, q, 1 - 2 * q - d0), size=runs)
         false = 0
-        for b, c, _ in tables:
-            key = (int(b), int(c))
-            if key not in proofs:
-                proofs[key] = p_not_worse(*key, n, d0) <= intervals.ALPHA
-            false += proofs[key]
+        for b, c, _ in tables.tolist():
+            flips = b + c
+            if proved.get(flips, -1) < b < unproved.get(flips, flips + 1):
+                (proved if p_not_worse(b, c, n, d0) <= intervals.ALPHA else unproved)[flips] = b
+            false += b <= proved.get(flips, -1)
         # the upper end of what 5 % gives in `runs` runs, 1 in 10,000
         assert false <= stats.binom.ppf(0.9999, runs, intervals.ALPHA)
 
@@ -89,7 +94,7 @@ def test_no_flips_at_all_has_the_bound_that_pen_and_paper_give() -> None:
     assert bounds.lower == -bounds.upper
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))))
 def test_bounds_hold_the_estimate_and_mirror(table: tuple[int, int, int]) -> None:
     n, b, c = table
@@ -179,8 +184,10 @@ def passed_falsely(n: int, trials: int = 200) -> int:
     return count
 
 
-@pytest.mark.slow
-def test_a_bootstrap_over_few_units_passes_too_often_and_over_enough_it_does_not() -> None:
+def test_a_bootstrap_over_few_units_passes_too_often_and_over_enough_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intervals, "BOOTSTRAPS", 999)  # how often it passes depends on the units; a fifth of the time
     most = stats.binom.ppf(0.9999, 200, 0.08)  # nominal 5 %; of skewed drops a bootstrap is not exact
     assert passed_falsely(5) > most
     assert passed_falsely(intervals.BOOTSTRAP_LEAST) <= most

@@ -26,12 +26,12 @@ from models.language_model import GRULanguageModel
 from pipeline.bundle import bundle as make_bundle
 from pipeline.export import export
 from pipeline.host import host
+from pipeline.judge import judge
 from pipeline.network import load_network, open_network
 from pipeline.quantize import quantize
 from pipeline.recipe import Budget, Network, Project, Recipe, Training, load_project
 from pipeline.train import train
 from pipeline.verdicts import FAIL, PASS
-from pipeline.verify import judge
 
 NAME = "gru"
 LAYERS, UNITS = 3, 24

@@ -9,14 +9,26 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_verify import measurement, row, statistics
+from measured import measurement, row, statistics
 
 from deploy.targets import target_names
 from pipeline import matrix
-from pipeline.matrix import HEADS, answer, cells, columns, counts, markdown, measured, not_measured, number, table
+from pipeline.judge import judge, judge_unmeasured
+from pipeline.matrix import (
+    HEADS,
+    answer,
+    cells,
+    columns,
+    counts,
+    markdown,
+    measured,
+    not_measured,
+    number,
+    parts,
+    table,
+)
 from pipeline.recipe import Budget, load_project
 from pipeline.verdicts import ABSENT, CAUSES, FAIL, INCONCLUSIVE, NOT_MEASURED, PASS, STALE, WORSE
-from pipeline.verify import judge, judge_unmeasured
 
 METRIC = {"name": "accuracy", "unit": "%", "drop_unit": "points", "places": 2, "higher_is_better": True}
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_", min_size=1, max_size=30)
@@ -27,9 +39,10 @@ FREE = st.text(st.sampled_from("|\\ \n-a") | st.characters(), max_size=12)
 def a_row(verdict: str, **changes: Any) -> dict[str, Any]:
     """As of verdicts.json; a row has numbers unless it was not measured."""
     none = dict.fromkeys(("deployed", "drop", "drop_lower95", "drop_upper95", "latency_ratio", "p50_ms", "n"))
-    none |= dict.fromkeys(("size_bytes", "memory_bytes", "graph_sha256", "trained"))
+    none |= dict.fromkeys(("size_bytes", "memory_bytes", "graph_sha256", "trained", "latency_against"))
     whole = {"deployed": 98.0, "drop": 0.5, "drop_lower95": 0.1, "drop_upper95": 0.9, "latency_ratio": 0.25}
     whole |= {"latency_ratio_lower95": 0.2, "latency_ratio_upper95": 0.3, "p50_ms": 0.125, "n": 900}
+    whole["latency_against"] = "trained"
     cause = "absent" if verdict == NOT_MEASURED else "accuracy"
     causes = [] if verdict == PASS else [{"cause": cause, "reason": f"why {verdict}"}]
     none["causes"] = whole["causes"] = causes
@@ -120,6 +133,56 @@ def test_a_column_is_a_target_that_something_was_tried_on(recipes: list[dict[str
 
 
 @settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(DASHED, st.sampled_from(["", "gpu-host", "a-board"])), max_size=6), max_size=4))
+def test_columns_are_this_hosts_first_and_then_host_by_host(recipes: list[list[tuple[str, str]]]) -> None:
+    keys = [[f"{name}@{host}" if host else name for name, host in of] for of in recipes]
+    came = columns({f"r{i}": a_recipe({key: a_row(PASS) for key in of}) for i, of in enumerate(keys)})
+    assert sorted(came) == sorted({key for of in keys for key in of})
+    hosts = [key.partition("@")[2] for key in came]
+    assert hosts == sorted(hosts, key=lambda host: (host != "", hosts.index(host)))  # together, this one's first
+    for host in hosts:
+        names = [name for of in recipes for name, at in of if at == host]
+        assert [parts(key).name for key in came if parts(key).host == host] == list(dict.fromkeys(names))
+
+
+@settings(deadline=None)
+@given(st.one_of(st.just(""), DASHED), st.text("abcxyz019", min_size=1), st.one_of(st.just(""), DASHED))
+def test_a_name_is_put_together_from_its_parts(runtime: str, precision: str, host: str) -> None:
+    name = f"{runtime}-{precision}" if runtime else precision
+    assert parts(f"{name}@{host}" if host else name) == (name, runtime, precision, host)
+
+
+def test_a_name_of_each_kind_taken_apart() -> None:
+    assert parts("tensorrt-rtx-sm89-fp16@a-cpu-box") == (
+        "tensorrt-rtx-sm89-fp16", "tensorrt-rtx-sm89", "fp16", "a-cpu-box"
+    )  # fmt: skip
+    for name in target_names():
+        of = parts(name)
+        assert (of.name, f"{of.runtime}-{of.precision}", of.host) == (name, name, "")
+        assert of.precision in ("fp32", "fp16", "int8")
+
+
+def test_rows_of_other_hosts_keep_their_budget_and_say_what_they_are_measured_against() -> None:
+    away = {"onnxruntime-cpu-fp32@a-board": a_row(PASS), "tensorrt-fp16@a-board": a_row(PASS)}
+    away["tensorrt-fp16@a-board"]["latency_against"] = "tensorrt-fp32"
+    verdicts = {"r": a_recipe({"onnxruntime-cpu-fp32": a_row(PASS), **away})}
+    told = [cells(one)[HEADS.index("latency ÷ trained")] for one in measured(verdicts)]
+    assert told == [
+        "0.25 (0.20–0.30), budget 0.75", "0.25 (0.20–0.30), budget 0.75",
+        "0.25 (0.20–0.30) ÷ tensorrt-fp32, no budget",
+    ]  # fmt: skip
+    briefs = parsed(markdown(verdicts))[2][2:]
+    assert briefs[:2] == ["PASS 0.50 (≤ 0.90 of 1), 0.25 ×"] * 2
+    assert briefs[2] == "PASS 0.50 (≤ 0.90 of 1), 0.25 × (÷ tensorrt-fp32)"
+    heads = [line.split()[:3] for line in matrix.terminal(verdicts).split("\n") if "trained" in line.split()[1:2]]
+    assert heads == [
+        ["onnxruntime-cpu", "trained", "fp32"],
+        ["onnxruntime-cpu@a-board", "trained", "fp32"],
+        ["tensorrt@a-board", "trained", "fp16"],
+    ]
+
+
+@settings(deadline=None)
 @given(
     st.dictionaries(NAMES, st.tuples(st.sampled_from([None, 98.5]), st.lists(st.sampled_from(WORSE), max_size=4))),
     st.lists(FREE, min_size=4, max_size=4, unique=True),
@@ -152,13 +215,21 @@ def test_tables_parse_back_whatever_the_targets_are_called(recipes: dict[str, An
     assert all(len(line) == len(head) and line[-1] == "`01234567`" for line in body)
 
 
+TARGETS = st.builds(lambda name, host: f"{name}@{host}" if host else name, DASHED, st.sampled_from(["", "x", "y-z"]))
+
+
 @settings(deadline=None)
-@given(st.dictionaries(NAMES, st.dictionaries(DASHED, st.sampled_from(WORSE), max_size=5), max_size=5))
+@given(st.dictionaries(NAMES, st.dictionaries(TARGETS, st.sampled_from(WORSE), max_size=5), max_size=5))
 def test_the_terminals_columns_stand_below_each_other_a_block_a_runtime(recipes: dict[str, dict[str, str]]) -> None:
     verdicts = {name: a_recipe({t: a_row(w) for t, w in of.items()}) for name, of in recipes.items()}
     *blocks, last = matrix.terminal(verdicts).split("\n\n")
     assert last == matrix.LEGEND
-    runtimes = {target.rpartition("-")[0] for target in columns(verdicts)}
+
+    def block_of(target: str) -> str:
+        name, at, host = target.partition("@")
+        return name.rpartition("-")[0] + at + host
+
+    runtimes = {block_of(target) for target in columns(verdicts)}
     assert len(blocks) == len(runtimes)
     shown = Counter[tuple[str, str, str]]()
     for block in blocks:
@@ -173,7 +244,11 @@ def test_the_terminals_columns_stand_below_each_other_a_block_a_runtime(recipes:
         heads, *rows = [[line[at:end].strip() for at, end in zip(starts, ends)] for line in (head, *lines)]
         assert heads[0] in runtimes and heads[1] == "trained"
         shown.update(
-            (line[0], f"{heads[0]}-{column}".removeprefix("-"), re.split(r" \d", cell)[0])
+            (
+                line[0],
+                "-".join(filter(None, (heads[0].partition("@")[0], column))) + "".join(heads[0].partition("@")[1:]),
+                re.split(r" \d", cell)[0],
+            )
             for line in rows
             for column, cell in zip(heads[2:], line[2:])
             if cell != "–"
@@ -241,9 +316,13 @@ def test_a_row_tells_what_it_lacks_by_a_dash() -> None:
         (0.2, "points", "0.2 points"),
         (0.02, "bits", "0.02 bits"),
         (2.0, "points", "2 points"),
+        (1.0, "", "1"),
+        ("1.00", "points", "1.00 points"),
+        ("1", "points", "1 point"),
+        ("0.33", "", "0.33"),
     ],
 )
-def test_an_amount_agrees_with_its_unit(value: float, unit: str, told: str) -> None:
+def test_an_amount_agrees_with_its_unit(value: float | str, unit: str, told: str) -> None:
     assert matrix.amount(value, unit) == told
 
 

@@ -1,20 +1,25 @@
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import NAME
 
-from deploy.contract import Bundle
+from deploy.contract import Bundle, load_examples
 from deploy.errors import Refused
 from deploy.files import read_json
 from deploy.host import describe
-from deploy.measure import BLOCK, WARM_UP, _timed, measure
+from deploy.measure import measure
 from deploy.measurement import read_measurement
+from deploy.rounds import BLOCK, WARM_UP, timed
 from deploy.runtimes import open_onnxruntime
 from deploy.targets import Target, target_names, targets
+from deploy.told import Told
+from pipeline.measure import _on_cuda, _trained
 from pipeline.measure import measure as measure_stage
 from pipeline.recipe import Project
 
@@ -190,7 +195,7 @@ MOMENTS = {"trial": TRIAL - 1, "warm-up": TRIAL + 5, "first block": TRIAL + 50, 
 def test_a_target_that_fails_in_the_rounds_costs_no_other_its_own(
     bundle: Bundle, moment: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.measure.ROUNDS", 5 * BLOCK)
+    monkeypatch.setattr("deploy.rounds.ROUNDS", 5 * BLOCK)
     real = cpu(bundle, "fp32")
     broken = dataclasses.replace(
         real, name="broken", open=lambda: {"network": failing(real.open()["network"], MOMENTS[moment], error)}
@@ -204,8 +209,8 @@ def test_a_target_that_fails_in_the_rounds_costs_no_other_its_own(
 
 
 def test_a_target_that_fails_back_to_back_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.measure.ROUNDS", BLOCK)
-    monkeypatch.setattr("deploy.measure.ALONE_BELOW_S", 1.0)
+    monkeypatch.setattr("deploy.rounds.ROUNDS", BLOCK)
+    monkeypatch.setattr("deploy.rounds.ALONE_BELOW_S", 1.0)
     run = cpu(bundle, "fp32").open()["network"]
     broken = failing(run, TRIAL + WARM_UP + BLOCK + WARM_UP + 1, RuntimeError("too hot"))
     target = dataclasses.replace(cpu(bundle, "fp32"), open=lambda: {"network": broken})
@@ -226,8 +231,8 @@ def test_a_trained_network_that_fails_in_the_rounds_costs_the_targets_nothing(bu
 def test_after_a_failure_the_others_are_still_interleaved_and_the_cache_says_who_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.measure.ROUNDS", 4 * BLOCK)
-    monkeypatch.setattr("deploy.measure.ALONE_BELOW_S", 0.0)
+    monkeypatch.setattr("deploy.rounds.ROUNDS", 4 * BLOCK)
+    monkeypatch.setattr("deploy.rounds.ALONE_BELOW_S", 0.0)
     log: list[str] = []
 
     def ask(name: str, fails_at: int = 0) -> None:
@@ -237,18 +242,45 @@ def test_after_a_failure_the_others_are_still_interleaved_and_the_cache_says_who
 
     requests = {name: [lambda name=name: ask(name)] for name in ("a", "b")}
     requests["c"] = [lambda: ask("c", TRIAL + WARM_UP + BLOCK + 7)]
-    rounds, timed = _timed(requests, iter, tmp_path)
-    assert rounds == 4 * BLOCK and timed["c"] == {"failed": "RuntimeError: gone"}
+    rounds, times = timed(requests, {}, iter, tmp_path)
+    assert rounds == 4 * BLOCK and times["c"] == {"failed": "RuntimeError: gone"}
     last = [log[i : i + 2] for i in range(len(log) - 2 * 3 * BLOCK, len(log), 2)]
     assert all(sorted(pair) == ["a", "b"] for pair in last) and ["a", "b"] in last and ["b", "a"] in last
-    assert len(timed["a"]["latency_s"]) == len(timed["b"]["latency_s"]) == rounds
+    assert len(times["a"]["latency_s"]) == len(times["b"]["latency_s"]) == rounds
 
-    (tmp_path / f"rounds from {3 * BLOCK}.json").unlink()  # as if it had been killed before the last block
+    (last_block,) = tmp_path.glob(f"rounds of * from {3 * BLOCK}.json")
+    last_block.unlink()  # as if it had been killed before the last block
     log.clear()
-    again, resumed = _timed(requests, iter, tmp_path)
+    again, resumed = timed(requests, {}, iter, tmp_path)
     assert again == rounds and resumed["c"] == {"failed": "RuntimeError: gone"} and "c" not in log
-    assert resumed["a"]["latency_s"][: 3 * BLOCK] == timed["a"]["latency_s"][: 3 * BLOCK]
+    assert resumed["a"]["latency_s"][: 3 * BLOCK] == times["a"]["latency_s"][: 3 * BLOCK]
     assert len(resumed["a"]["latency_s"]) == rounds
+
+
+def test_blocks_of_other_targets_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that could not be opened before the run was killed, and can be now, is in every round."""
+    monkeypatch.setattr("deploy.rounds.ROUNDS", 2 * BLOCK)
+    first = {name: [lambda: None] for name in ("a", "b")}
+    timed(first, {}, iter, tmp_path)
+    rounds, times = timed(first | {"c": [lambda: None]}, {}, iter, tmp_path)
+    assert {len(facts["latency_s"]) for facts in times.values()} == {rounds} and set(times) == {"a", "b", "c"}
+
+
+def test_calls_that_are_no_graph_are_counted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.rounds.ROUNDS", BLOCK)
+    told = Told()
+    run = open_onnxruntime(bundle.path(bundle.graphs["fp32"]["network"]))
+
+    def sometimes(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        told.calls += 1
+        told.replays += told.calls % 4 == 0
+        return run(inputs)
+
+    target = dataclasses.replace(
+        cpu(bundle, "fp32"), device="cuda", told={"network": told}, open=lambda: {"network": sometimes}
+    )
+    row = measure(bundle, [target], {"name": "here"})["targets"]["fp32"]
+    assert row["no_graph"].startswith("network: 50 of 200 calls are: of more shapes than graphs are kept")
 
 
 def test_a_cache_that_cannot_be_written_is_no_targets_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +288,78 @@ def test_a_cache_that_cannot_be_written_is_no_targets_failure(tmp_path: Path, mo
         make()
         raise Refused("the disk is full")
 
-    monkeypatch.setattr("deploy.measure.kept_json", full)
+    monkeypatch.setattr("deploy.rounds.kept_json", full)
     with pytest.raises(Refused, match="the disk is full"):
-        _timed({"a": [lambda: None]}, iter, tmp_path)
+        timed({"a": [lambda: None]}, {}, iter, tmp_path)
+
+
+# On a GPU, as its doubles tell of it
+
+
+class OnGpu:
+    """A session on a GPU that is played by the processor: each call takes the device half of the host's time."""
+
+    def __init__(self, bundle: Bundle, told: Told) -> None:
+        self._run = open_onnxruntime(bundle.path(bundle.graphs["fp32"]["network"]))
+        self._told = told
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        answers = self._run(inputs)
+        if self._told.timing:
+            self._told.device_s.append((time.perf_counter() - start) / 2)
+        return answers
+
+
+def test_a_gpu_row_tells_the_devices_share_and_how_calls_are_made(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.rounds.ROUNDS", BLOCK)
+    told = {"network": Told(plain="it waits for the host", on_cpu=("Shape 's'",))}
+    target = dataclasses.replace(
+        cpu(bundle, "fp32"), device="cuda", told=told, open=lambda: {"network": OnGpu(bundle, told["network"])}
+    )
+    rows = measure(bundle, [target, cpu(bundle, "fp16")], {"name": "here"})["targets"]
+    row = rows["fp32"]
+    assert 0.2 < row["device_share"] <= 0.5 and 0 < row["device_s"] < np.median(row["latency_s"])
+    assert row["no_graph"] == "network: it waits for the host" and row["on_cpu"] == ["Shape 's'"]
+    assert not told["network"].timing and not told["network"].device_s  # the rounds themselves were not timed so
+    assert "device_share" not in rows["fp16"]
+
+
+def test_a_runtime_without_a_clock_of_its_own_tells_no_share(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.rounds.ROUNDS", BLOCK)
+    target = dataclasses.replace(cpu(bundle, "fp32"), device="cuda", told={"a": Told(), "b": Told(on_cpu=())})
+    row = measure(bundle, [target], {"name": "here"})["targets"]["fp32"]
+    assert row["device_s"] is None and row["device_share"] is None
+    assert row["no_graph"] == "" and row["on_cpu"] is None
+
+
+def test_pytorchs_other_ways_are_timed_and_no_more(
+    project: Project, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.rounds.ROUNDS", BLOCK)
+    modes: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: modes.append(mode))
+    ways = {
+        way: run
+        for each in ("compiled", "fp16", "compiled fp16")
+        for way, run in _on_cuda(project, NAME, f"cpu {each}").items()
+    }
+    assert list(ways) == ["cpu compiled", "cpu fp16", "cpu compiled fp16"] and modes == ["reduce-overhead"] * 2
+    images = load_examples(bundle, "test")["image"][:50]
+    exact = _trained(project, NAME, "cpu")["network"]({"image": images})["logits"]
+    half = ways["cpu fp16"]["network"]({"image": images})["logits"]
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, exact, atol=0.05 * np.abs(exact).max())
+    facts = measure(bundle, [cpu(bundle, "fp32")], {"name": "here"}, {"cpu": _trained(project, NAME, "cpu")} | ways)
+    assert set(facts["trained"]["latency"]) == {"cpu", *ways} and set(facts["targets"]) == {"fp32"}
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # in PyTorch's own compiler
+def test_pytorch_compiles_what_was_trained(project: Project, bundle: Bundle) -> None:
+    images = load_examples(bundle, "test")["image"][:1]
+    exact = _trained(project, NAME, "cpu")["network"]({"image": images})["logits"]
+    compiled = _on_cuda(project, NAME, "cuda compiled")["cuda compiled"]["network"]({"image": images})["logits"]
+    np.testing.assert_allclose(compiled, exact, rtol=1e-4, atol=1e-4)

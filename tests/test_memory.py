@@ -38,7 +38,7 @@ def linear_target(folder: Path, width: int) -> Target:
     }
     files = {"network.onnx": {"sha256": "", "bytes": 0}}
     graphs = {"fp32": {"network": "network.onnx"}}
-    bundle = Bundle(folder, "r", "classification", (), {"network": io}, graphs, {}, files, "")
+    bundle = Bundle(folder, "r", "classification", (), {"network": io}, graphs, {}, files, {}, "")
     [target] = [row for row in targets(bundle, HOST, folder, {}) if row.name == "onnxruntime-cpu-fp32"]
     return target
 

@@ -1,5 +1,7 @@
 """The report in a real browser: nothing from elsewhere, every chart drawn, the table sorted, filtered and typed to"""
 
+import dataclasses
+import importlib.util
 import os
 import re
 import shutil
@@ -7,15 +9,29 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
 
+import numpy as np
 import pytest
-from judged import judged
+from conftest import ROOT
+from judged import BOARD, GPU_HOST, memoised, returned
+from judged import shown as make_shown
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from deploy.files import read_json, write_json
 from pipeline.recipe import Project
 from pipeline.report import report
+from pipeline.verify import verify
+
+found = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")  # no package is installed of it
+timing = importlib.util.module_from_spec(found)
+found.loader.exec_module(timing)
 
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    with memoised():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +49,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = judged(project, tmp_path_factory.mktemp("page"))
+    return make_shown(project, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def away(shown: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """With what came back from a host with a GPU (6 rows of each recipe) and from a board."""
+    build = tmp_path_factory.mktemp("away")
+    shutil.copytree(shown.build, build, symlinks=True, dirs_exist_ok=True)
+    made = dataclasses.replace(shown, root=build, build=build, recipes={"passes": shown.recipe("passes")})
+    for gpu in (True, False):
+        returned(made, "passes", gpu)
+    verify(made)
     report(made)
     return made
 
@@ -72,6 +99,29 @@ def test_it_asks_for_nothing_says_nothing_and_draws_every_chart(
         assert box["inside"] and box["width"] > 250 and box["height"] > 60 and box["marks"] > 0, box
     assert {box["ink"] for box in boxes} == {"rgb(231, 234, 236)" if scheme == "dark" else "rgb(29, 35, 39)"}
     assert page.said == [] and page.asked == [(shown.build / "report.html").as_uri()]
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE])
+def test_targets_of_other_hosts_are_found_and_keep_to_the_window(
+    browser: Browser, away: Project, viewport: dict
+) -> None:
+    page = opened(browser, away.build / "report.html", viewport)
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    cells = page.locator(".matrix tbody tr").first.locator("td[data-target]")
+    assert cells.count() == 3 + 6 + 2 + 1
+    page.get_by_label("recipe or target").fill(f"fp16 {BOARD}")
+    left = cells.evaluate_all(
+        "all => all.filter(c => !c.classList.contains('apart')).map(c => c.dataset.target.trim())"
+    )
+    assert [target for target in left if " " not in target] == [f"tensorrt-fp16@{BOARD}"]
+    page.get_by_label("recipe or target").fill("")
+    if viewport == DESK:
+        head = page.locator(".matrix thead th", has_text=f"tensorrt-int8@{GPU_HOST}")
+        name, host = (part.bounding_box() for part in head.locator(".name").all())
+        assert name["y"] + name["height"] <= host["y"] + 1  # the host stands below
+        head.locator("button").click()
+        expect(head).to_have_attribute("aria-sort", "ascending")
+    assert page.said == []
 
 
 def recipes(page: Page) -> list[str]:
@@ -242,6 +292,32 @@ def test_a_link_opens_what_it_leads_to(browser: Browser, shown: Project) -> None
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false })")
     page.locator(".matrix a", has_text="passes").click()
     expect(page.locator("#recipe-passes")).to_have_attribute("open", "")
+
+
+def test_the_benchmark_times_each_load_and_what_came_over_the_wire(browser: Browser, shown: Project) -> None:
+    with timing.served(shown.build) as address:
+        ready_ms, transferred = timing.loads(browser, f"{address}/report.html", 3)
+    size = (shown.build / "report.html").stat().st_size
+    assert len(ready_ms) == 3 and (ready_ms > 1).all() and size < transferred < size + 1000
+    head, _, line = timing.table("a page", np.array([100.0, 300.0, 200.0]), 1_234_567).split("\n")
+    assert "median of 3" in head and line == "| a page | 200 (100–300) | 100–300 | 1.23 MB |"
+
+
+def test_without_chromium_the_benchmark_says_so_in_one_line_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(timing, "keep_benchmark", lambda *_: pytest.fail("kept"))
+    timing.main()
+    assert re.fullmatch(r"page: skipped, there is no chromium: .*\n", capsys.readouterr().out)
+
+
+def test_the_benchmark_without_a_report_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch, shown: Project) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "chromium")
+    gone = dataclasses.replace(shown, build=shown.build / "gone")
+    monkeypatch.setattr(timing, "load_project", lambda: gone)
+    with pytest.raises(SystemExit, match="report.html: not found, expected the report. Make it: `make repro`"):
+        timing.main()
 
 
 def test_tags_in_names_are_text(browser: Browser, shown: Project, tmp_path: Path) -> None:

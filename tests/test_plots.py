@@ -28,8 +28,8 @@ from deploy.files import write_bytes, write_json
 from deploy.measurement import FORMAT
 from deploy.tasks import classification, tagging
 from pipeline import plots
-from pipeline.plots import NOTHING, confusion, latency, offline_page, write_plots
-from pipeline.recipe import Project, load_project
+from pipeline.plots import NOTHING, confusion, latency, offline_page, timed, trained_on, write_plots
+from pipeline.recipe import Graph, Project, load_project
 
 DRAWN = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
 
@@ -128,15 +128,22 @@ def test_a_taggers_matrix_has_the_counts_that_its_f1_is_of(tmp_path: Path, no_pa
 
 @given(st.lists(st.integers(1, 9999), min_size=1, max_size=200))
 def test_a_share_of_requests_took_no_longer_and_no_smaller_time_has_it(microseconds: list[int]) -> None:
-    facts = {"latency_s": [1e-6 * us for us in microseconds]}
-    measurement = {"trained": {"latency": {"cpu": facts}}, "targets": {"t": facts, "absent": {"reason": "no GPU"}}}
-    rows = latency(measurement)
-    assert {network for network, *_ in rows} == {"trained on cpu", "t"}
+    rows = latency({"t": [1e-6 * us for us in microseconds]})
+    assert {network for network, *_ in rows} == {"t"}
     for _, share, ms in rows:
         assert sum(us <= round(1e3 * ms) for us in microseconds) >= share * len(microseconds) - 1e-9
         below = sum(us < round(1e3 * ms) for us in microseconds)
         assert below < share * len(microseconds) + 1e-9 or below == 0
     assert rows[-1][1:] == (1.0, pytest.approx(1e-3 * max(microseconds)))
+
+
+def test_what_was_timed_has_one_name_in_the_report_and_in_dvcs_plots() -> None:
+    facts = {"latency_s": [1e-3, 2e-3], "alone_s": None}
+    measurement = {"trained": {"latency": {"cpu": facts}}, "targets": {"t": facts, "absent": {"reason": "no GPU"}}}
+    recipe = load_project(ROOT / "params.yaml").recipe("softmax_digits")
+    assert timed(measurement, recipe) == {network: [1e-3, 2e-3] for network in ("trained (PyTorch eager, cpu)", "t")}
+    brought = dataclasses.replace(recipe, train=Graph(Path("g.onnx"), None))
+    assert trained_on(brought, "cuda") == "trained (the ONNX file, onnxruntime, cuda)"
 
 
 HOSTILE = ["a,b", '"quoted"', "two\nlines", "</script><script>alert(1)</script>", "ä€", "", "{plot_divs}"]
@@ -241,11 +248,11 @@ def test_a_matrix_is_drawn_in_the_order_of_its_classes_with_its_counts() -> None
 
 
 def test_latency_is_a_curve_a_network() -> None:
-    facts = {"latency_s": [0.001, 0.002, 0.004]}
-    rows = latency({"trained": {"latency": {"cpu": facts}}, "targets": {"a": facts, "b": facts}})
+    names = ("trained (PyTorch eager, cpu)", "a", "b")
+    rows = latency({name: [0.001, 0.002, 0.004] for name in names})
     svg = drawn("latency", [dict(zip(("network", "share", "milliseconds"), map(str, row))) for row in rows])
     assert len(re.findall(r'aria-roledescription="line mark"', svg)) == 3
-    assert [name for name in ("trained on cpu", "a", "b") if f">{name}</text>" in svg] == ["trained on cpu", "a", "b"]
+    assert [name for name in names if f">{name}</text>" in svg] == [*names]
 
 
 def test_the_spread_is_two_bands_and_a_line_for_weights_and_for_biases() -> None:

@@ -19,7 +19,7 @@ from deploy.errors import Refused
 from deploy.files import read_json
 from deploy.trt import logger
 from pipeline.boards.rules import facts, holds
-from pipeline.preflight import Device, Finding, devices, preflight, preflight_recipe, rtx_alone
+from pipeline.preflight import Device, Finding, devices, preflight, preflight_recipe
 from pipeline.recipe import PRECISIONS, Project
 
 F, U8, I8, I32, I64, BOOL = (
@@ -348,13 +348,23 @@ def test_the_dla_computes_no_float32(tmp_path: Path) -> None:
     assert finding.severity == "refused" and "fp16 graph" in finding.rewrite
 
 
-def test_a_refusal_of_rtx_alone_is_marked(tmp_path: Path) -> None:
-    alone = {"roi align": "RoiAlign", "non-zero": "NonZero", "suppression": "NonMaxSuppression",
-             "scatter elements add": "ScatterElements"}  # fmt: skip
-    for case, (data, _) in TAKEN.items():
-        (tmp_path / "g.onnx").write_bytes(data)
-        told = rtx_alone(tmp_path / "g.onnx")
-        assert [line.partition(":")[0] for line in told] == ([alone[case]] if case in alone else []), case
+@pytest.mark.parametrize(("dtype", "doubt"), [(FP16, True), (I64, False)])
+def test_of_a_type_that_the_dla_never_computes_there_is_no_doubt(dtype: int, doubt: bool, tmp_path: Path) -> None:
+    """A Div of the DLA of 10.3, and a ReduceMin of any, beside a float16 Relu."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"], "relu"),
+        helper.make_node("Div", ["n", "n"], ["ratio"], "div"),
+        helper.make_node("ReduceMin", ["n"], ["least"], "least", keepdims=0),
+    ]
+    outs = [value("y", FP16, IMAGE), value("ratio", dtype, IMAGE), value("least", dtype, [])]
+    graph = helper.make_graph(nodes, "g", [value("x", FP16, IMAGE), value("n", dtype, IMAGE)], outs)
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    found = check(data, DEVICES["jetpack-6.1-dla"], tmp_path)
+    assert [(x.node, x.severity) for x in found] == [
+        (n, "unknown" if doubt else "restricted") for n in ("div", "least")
+    ]
+    assert all(("not known whether" if doubt else "on the GPU") in x.what for x in found)
 
 
 def test_every_cell_of_a_recipe_is_filled(project: Project, bundle: Bundle, tmp_path: Path) -> None:
@@ -409,8 +419,7 @@ def test_every_fact_has_its_source_and_date() -> None:
     for entry in [*boards["tensorrt"].values(), *boards["devices"].values()]:
         assert entry["source"] and isinstance(entry["date"], date)
         assert entry["certainty"] in ("verified", "documented", "recalled")
-    for entry in [*OPERATORS.values(), *data["rtx"].values()]:
-        assert sourced(entry, data["sources"])
+    assert all(sourced(entry, data["sources"]) for entry in OPERATORS.values())
     assert all(sourced(entry, dla["sources"]) for entry in dla["operators"].values())
     for entry in OPERATORS.values():
         assert set(entry) <= {"from", "to", "types", "unknown", "why", "source", "rewrite", "rules"}

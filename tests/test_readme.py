@@ -21,6 +21,7 @@ PAGES = ("Your own data", "Your own weights", "Your own ONNX", "Your own network
 README = (ROOT / "README.md").read_text()
 IMAGENET = [torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 CROPS = 620  # of each photograph: a quarter of both is 310, and a budget of one point takes 301
+DIARY = 700_000  # characters: a tenth of the passages of 1,000 are some 65, and a budget in bits takes 50
 
 
 def page(title: str) -> str:
@@ -99,7 +100,8 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bright = random.integers(0, 100, (80, 1, 5, 5)) + 100 * (kind == "light")[:, None, None, None]
     np.savez(folder / "../scans.npz", image=bright.astype(np.uint8), kind=kind)
     pages = sorted(path for part in ("pipeline", "deploy", "models", "tests") for path in (ROOT / part).rglob("*.py"))
-    (folder / "../diary.txt").write_text("\n\n".join(path.read_text() for path in pages))
+    diary = "\n\n".join(path.read_text() for path in pages)
+    (folder / "../diary.txt").write_text(diary[:DIARY])
     for code in blocks("Your own network", "python"):
         (folder / re.match(r"# (models/\w+\.py)\n", code)[1]).write_text(code)
     (folder / "params.yaml").write_text(with_pages((ROOT / "params.yaml").read_text()))

@@ -3,29 +3,52 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from judged import judged, lose
+from judged import BOARD, GPU_HOST, lose, memoised, returned
+from judged import shown as make_shown
 
 from deploy.errors import Refused
 from deploy.files import read_json, write_json
+from deploy.measurement import FORMAT
 from pipeline import verify as verify_stage
 from pipeline.absent import why
 from pipeline.gate import gate
+from pipeline.judge import ROW, judge_unmeasured
 from pipeline.recipe import Project
-from pipeline.report import interval, lost, named, prose, report
-from pipeline.results import every_number, picture, with_tables
-from pipeline.section import _against_fp32, _kept_float, _made, _notes
+from pipeline.report import broken, interval, lost, named, prose, report
+from pipeline.results import every_number, pages, picture, with_tables
+from pipeline.section import _against_fp32, _kept_float, _made, _notes, _on_device
 from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
-from pipeline.verify import judge_unmeasured, verify
+from pipeline.verify import verify
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """These tests write the report some sixty times, and nearly all of its charts are the same each time."""
+    with memoised():
+        yield
 
 
 @pytest.fixture(scope="module")
 def shown(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = judged(project, tmp_path_factory.mktemp("report"))
+    return make_shown(project, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def away(shown: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """As ``shown``, with what came back from a host with a GPU and from a board."""
+    build = tmp_path_factory.mktemp("away")
+    shutil.copytree(shown.build, build, symlinks=True, dirs_exist_ok=True)
+    recipes = {name: shown.recipe(name) for name in ("passes", "loses")}
+    made = dataclasses.replace(shown, root=build, build=build, recipes=recipes)
+    for name, gpu in (("passes", True), ("passes", False), ("loses", True)):
+        returned(made, name, gpu)
+    verify(made)
     report(made)
     return made
 
@@ -33,7 +56,7 @@ def shown(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
 class Tags(HTMLParser):
     """Tags that open and close in order, and every address that a browser would fetch."""
 
-    VOID = ("meta", "img", "br", "input", "path", "rect", "line", "circle")
+    VOID = ("meta", "img", "br", "wbr", "input", "path", "rect", "line", "circle")
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +278,8 @@ def test_a_measurement_of_an_older_version_is_no_verdict(mine: Project) -> None:
     verify(mine)
     report(mine)
     assert (
-        "measured by an older version of Plumbline (format 1, expected 2)" in (mine.build / "report.html").read_text()
+        f"measured by an older version of Plumbline (format 1, expected {FORMAT})"
+        in (mine.build / "report.html").read_text()
     )
 
 
@@ -299,6 +323,8 @@ def test_a_name_that_promises_more_than_it_is_has_a_note() -> None:
     rows = {
         "onnxruntime-cpu-int8": row,
         "onnxruntime-cpu-fp16": row | {"precision": "fp16"},
+        "onnxruntime-cpu-fp16@a-host": row | {"precision": "fp16"},
+        "onnxruntime-cuda-fp16@a-cpu-host": row | {"precision": "fp16"},
         "a-fp32": row | {"precision": "fp32"},
     }
     rows |= {"b-fp32": row | {"precision": "fp32", "method": "Clopper-Pearson on", "changed": 3}}
@@ -306,6 +332,7 @@ def test_a_name_that_promises_more_than_it_is_has_a_note() -> None:
     assert _notes({"targets": rows}, quantized) == {
         "onnxruntime-cpu-int8": "2 layers stay in float32",
         "onnxruntime-cpu-fp16": "fp16 weights, computed in fp32",
+        "onnxruntime-cpu-fp16@a-host": "fp16 weights, computed in fp32",
         "b-fp32": "3 of 900 items changed: the bound is a worst case",
     }
 
@@ -314,6 +341,78 @@ def test_precisions_are_told_against_fp32_of_their_own_runtime() -> None:
     fp32 = {"p50_ms": 2.0, "size_bytes": 100, "memory_bytes": 10}
     rows = {"a-fp32": fp32, "a-int8": {"p50_ms": 1.0, "size_bytes": 25, "memory_bytes": None}, "b-fp16": fp32}
     assert _against_fp32(rows) == ["a-int8 takes 0.50 of fp32's time (median), 0.25 of its file"]
+    rows |= {"a-fp32@a-host": fp32 | {"p50_ms": 4.0}, "a-int8@a-host": rows["a-int8"], "a-int8@alone": rows["a-int8"]}
+    assert _against_fp32(rows)[1:] == ["a-int8@a-host takes 0.25 of fp32's time (median), 0.25 of its file"]
+
+
+def test_rows_of_other_hosts_stand_beside_this_hosts(away: Project) -> None:
+    html, text = ((away.build / f"report.{kind}").read_text() for kind in ("html", "md"))
+    whole(html)
+    verdicts = read_json(away.build / "verdicts.json")
+    heads = re.findall(r'<th scope="col">(<span class="name">.*?)</th>', html)
+    here = [f"onnxruntime-cpu-{precision}" for precision in ("fp32", "fp16", "int8")]
+    there = [
+        f"{runtime}-{precision}@{GPU_HOST}" for runtime in ("onnxruntime-cuda", "tensorrt") for precision in PRECISIONS
+    ]
+    board = [f"tensorrt-{precision}@{BOARD}" for precision in ("fp32", "fp16")]
+    assert heads == [str(broken(target)) for target in here + there + board]
+    assert f"measured {verdicts['passes']['date']}, on {GPU_HOST} 2026-11-19, on {BOARD} 2026-11-20." in html
+    assert f"NOT MEASURED</strong> on {BOARD}:" in html and "does not work on that machine: no memory" in html
+    assert f"**NOT MEASURED** on {BOARD}: network.onnx: tensorrt 10.3 does not work on that machine" in text
+    assert "÷ tensorrt-fp32</span>" in html and re.search(r"× \(÷ tensorrt-fp32\)", text)
+    section = html[html.index('id="recipe-passes"') : html.index('id="recipe-loses"')]
+    for target in there + board:
+        assert str(broken(target)) in section  # its line in the table of numbers
+    for told in (
+        f"onnxruntime-cuda-fp32@{GPU_HOST}: 91 % of the time is on the device (0.020 ms); replayed as one CUDA graph; "
+        "2 nodes that compute sizes run on the processor.",
+        f"tensorrt-fp16@{BOARD}: 91 % of the time is on the device (0.010 ms); not replayed as one CUDA graph: capture "
+        "failed: operation not permitted; no energy: there is no sensor of it; its median is ",
+        "4.1 mJ a request, the module at 7.2 W; its median is ",
+        f"Not drawn: what was measured on {GPU_HOST} and {BOARD}, whose samples are not in this host&#39;s measurement.",
+    ):
+        assert told in section
+    latency = (away.build / "charts" / "passes-latency.svg").read_text()
+    assert GPU_HOST not in latency and "onnxruntime-cpu-fp32" in latency
+    for chart in ("passes-accuracy", "tradeoff"):
+        svg = (away.build / "charts" / f"{chart}.svg").read_text()
+        assert all(name in svg for name in (GPU_HOST, BOARD))
+    assert len(list((away.build / "charts").iterdir())) == 2 * (2 * 2 + 1)
+
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def test_what_only_another_host_measured_is_shown_without_this_hosts_charts(away: Project, tmp_path: Path) -> None:
+    shutil.copytree(away.build, tmp_path, symlinks=True, dirs_exist_ok=True)
+    alone = dataclasses.replace(away, root=tmp_path, build=tmp_path, recipes={"passes": away.recipe("passes")})
+    (tmp_path / "measure" / "passes.json").unlink()
+    verify(alone)
+    report(alone)
+    html = (tmp_path / "report.html").read_text()
+    whole(html)
+    assert f"tensorrt-fp32@{BOARD}" in html and "Not shown: the measurement." in html
+
+
+def test_a_long_name_breaks_after_its_at_alone() -> None:
+    assert broken("a-fp32") == '<span class="name">a-fp32</span>'
+    assert broken("a-fp32@<b>") == '<span class="name">a-fp32@</span><wbr><span class="name">&lt;b&gt;</span>'
+
+
+def test_what_a_gpu_told_of_itself_is_one_line_a_target() -> None:
+    none = dict.fromkeys(ROW)
+    rows = {
+        "a": none,
+        "b": none | {"no_graph": "", "on_cpu": []},
+        "c": none | {"device_share": 0.5, "no_graph": "sizes are free", "on_cpu": ["x"]},
+        "d": none | {"energy_mj": 12.34, "power_w": 7.0, "power_reason": "", "p50_ms": 0.5},
+    }
+    assert _on_device(rows, {"p50_ms": 2.0}) == [
+        "b: replayed as one CUDA graph",
+        "c: 50 % of the time is on the device; not replayed as one CUDA graph: sizes are free; 1 node that computes "
+        "sizes runs on the processor",
+        "d: 12.3 mJ a request, the module at 7.0 W; its median is 0.25 of the trained network's here",
+    ]
 
 
 def test_code_in_prose_is_code_and_tags_are_text() -> None:
@@ -341,10 +440,9 @@ def test_metrics_are_what_dvc_shows(shown: Project) -> None:
 
 
 def test_the_readmes_tables_are_those_of_results() -> None:
-    readme = (ROOT / "README.md").read_text()
     assert list((ROOT / "results").glob("*.json")), "no committed results"
-    assert readme == with_tables(readme, ROOT / "results"), "stale: `make results`"
-    assert (ROOT / "results" / "README.md").read_text() == every_number(ROOT / "results"), "stale: `make results`"
+    for path, text in pages(ROOT).items():
+        assert path.read_text() == text, f"{path.name} is stale: `make results`"
 
 
 def test_the_picture_of_the_first_screen_is_that_of_results() -> None:
@@ -358,7 +456,7 @@ def test_results_that_an_older_version_kept_cost_a_line(tmp_path: Path) -> None:
     old = read_json(here)
     del old["format"]
     write_json(tmp_path / "results" / "board.json", old)
-    told = "kept by another version of Plumbline (format 1, expected 2). `make results` on that host"
+    told = f"kept by another version of Plumbline (format 1, expected {FORMAT}). `make results` on that host"
     readme = with_tables((ROOT / "README.md").read_text(), tmp_path / "results")
     assert told in readme and f"results/{here.stem}.svg" in readme
     assert told in every_number(tmp_path / "results")

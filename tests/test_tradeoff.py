@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_verify import measurement, row, statistics
+from measured import measurement, row, statistics
 
+from pipeline.judge import judge
 from pipeline.recipe import Budget
 from pipeline.tradeoff import mark_front, panels
-from pipeline.verify import judge
 
 ACCURACY = {"name": "accuracy", "unit": "%", "drop_unit": "points", "places": 2, "higher_is_better": True}
 ENTROPY = {"name": "entropy", "unit": "bits", "drop_unit": "bits", "places": 4, "higher_is_better": False}
@@ -40,7 +40,8 @@ def a_recipe(
 ) -> dict[str, Any]:
     whole = {"score": score, "bounds": [97.0, 98.75], "latency_ms": {"cpu": {"p50_ms": 2.0}}}
     return {
-        "metric": metric, "data": data, "budget": {"drop": budget}, "trained": whole | trained, "targets": targets
+        "metric": metric, "data": data, "budget": {"drop": budget}, "trained": whole | trained, "targets": targets,
+        "host": "here",
     }  # fmt: skip
 
 
@@ -53,19 +54,24 @@ def beats(a: dict[str, Any], b: dict[str, Any], higher: bool) -> bool:
 
 
 @settings(deadline=None)
-@given(st.lists(MARKS, min_size=1, max_size=25), st.lists(MARKS, max_size=3), st.booleans())
-def test_the_front_is_what_no_deployed_point_beats(deployed: list, trained: list, higher: bool) -> None:
+@given(
+    st.lists(st.tuples(MARKS, st.sampled_from("ab")), min_size=1, max_size=25),
+    st.lists(MARKS, max_size=3),
+    st.booleans(),
+)
+def test_the_front_is_what_no_deployed_point_of_its_host_beats(deployed: list, trained: list, higher: bool) -> None:
     points = [
-        {"target": target, "passes": target == "t", "score": float(score), "ms": float(ms), "bytes": size}
-        for target, of in (("trained", trained), ("t", deployed))
-        for score, ms, size in of
+        {"target": target, "host": host, "passes": target == "t", "score": float(score), "ms": float(ms), "bytes": size}
+        for target, of in (("trained", [(marks, "a") for marks in trained]), ("t", deployed))
+        for (score, ms, size), host in of
     ]
     mark_front(points, higher)
-    rivals = [point for point in points if point["target"] == "t"]
     for point in points:
+        rivals = [other for other in points if other["target"] == "t" and other["host"] == point["host"]]
         front = point["target"] == "t" and not any(beats(rival, point, higher) for rival in rivals)
         assert point["front"] == front
-    assert any(point["front"] for point in rivals)
+    for host in {host for _, host in deployed}:
+        assert any(point["front"] for point in points if point["host"] == host)
 
 
 def test_what_does_not_pass_neither_is_on_the_front_nor_keeps_others_off_it() -> None:
@@ -75,8 +81,8 @@ def test_what_does_not_pass_neither_is_on_the_front_nor_keeps_others_off_it() ->
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_trained_point_neither_is_on_the_front_nor_keeps_others_off_it(higher: bool) -> None:
-    best = {"target": "trained", "passes": False, "score": 5.0, "ms": 0.1, "bytes": 1}
-    other = {"target": "t", "passes": True, "score": 5.0, "ms": 0.2, "bytes": 2}
+    best = {"target": "trained", "host": "here", "passes": False, "score": 5.0, "ms": 0.1, "bytes": 1}
+    other = {"target": "t", "host": "here", "passes": True, "score": 5.0, "ms": 0.2, "bytes": 2}
     mark_front([best, other], higher)
     assert (best["front"], other["front"]) == (False, True)
 
@@ -89,12 +95,12 @@ def test_a_panel_in_full() -> None:
     }  # fmt: skip
     assert points == [
         {
-            "recipe": "r", "target": "trained", "score": 98.0, "lower": 97.0, "upper": 98.75, "ms": 2.0,
+            "recipe": "r", "target": "trained", "host": "here", "score": 98.0, "lower": 97.0, "upper": 98.75, "ms": 2.0,
             "ms_lower": None, "ms_upper": None, "bytes": 1000, "named": True, "passes": False, "front": False,
             "said": "r, trained: 98 %, 2 ms",
         },
         {
-            "recipe": "r", "target": "a-fp32", "score": 97.5, "lower": 96.5, "upper": 98.5, "ms": 0.5,
+            "recipe": "r", "target": "a-fp32", "host": "here", "score": 97.5, "lower": 96.5, "upper": 98.5, "ms": 0.5,
             "ms_lower": pytest.approx(0.4), "ms_upper": pytest.approx(0.8), "bytes": 1000, "named": False,
             "passes": True, "front": True, "said": "r, a-fp32: 97.5 %, 0.5 ms, on the front",
         },
@@ -107,6 +113,22 @@ def test_of_a_metric_that_is_better_when_low_the_bounds_lie_above_by_the_drop() 
     assert (point["lower"], point["upper"]) == (pytest.approx(1.95), pytest.approx(2.2))
     assert (trained["lower"], trained["upper"]) == (None, None)
     assert panel["higher_is_better"] is False and panel["reach"] == [1.5, 2.5]
+
+
+def test_a_row_of_another_host_is_there_with_its_host_and_one_that_only_others_measured_has_no_picture() -> None:
+    verdicts = {"r": a_recipe({"a-fp32": a_row(97.5), "a-fp32@a-board": a_row(97.5, p50_ms=9.0)})}
+    (panel,) = panels(verdicts)
+    assert [(p["host"], p["target"], p["front"], p["named"]) for p in panel["points"]] == [
+        ("here", "trained", False, True), ("here", "a-fp32", True, False), ("a-board", "a-fp32@a-board", True, False)
+    ]  # fmt: skip
+    assert panel["points"][2]["said"] == "r, a-fp32@a-board: 97.5 %, 9 ms, on the front"
+    assert panels({"r": a_recipe({"a-fp32@a-board": a_row(97.5)}, None, bounds=None, latency_ms={})}) == []
+
+
+def test_a_metric_whose_name_holds_a_comma_keeps_its_unit() -> None:
+    metric = ACCURACY | {"name": "exact match, without case"}
+    (panel,) = panels({"r": a_recipe({"a": a_row(97.5)}, metric=metric)})
+    assert panel["points"][1]["said"].startswith("r, a: 97.5 %, 0.5 ms")
 
 
 def test_what_is_not_known_is_none() -> None:

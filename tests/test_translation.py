@@ -4,11 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from texts import lines, to_bytes
 
 from deploy.errors import Refused
 from deploy.run import Run
 from deploy.tasks import translation as task
+from models.attention import Encoder
 from pipeline.datasets import dates
 
 
@@ -131,3 +136,32 @@ def test_an_answer_that_is_no_utf_8_can_still_be_read() -> None:
     greedy = np.zeros((1, task.LONGEST), np.uint8)
     greedy[0, :2] = [0x31, 0xE9]
     assert task.decode({"greedy": greedy}) == ["1�"]
+
+
+def read_by_hand(encoder: Encoder, source: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The encoder with its lines reversed one by one in Python; what is last in an empty line is its first padding."""
+    text = torch.from_numpy(source).long()
+    vectors, mirrored = encoder.characters(text), encoder.characters(text)
+    lengths = [int((line != 0).sum()) for line in source]
+    for line, length in zip(mirrored, lengths):
+        line[:length] = line[:length].flip(0)
+    after, before = encoder.forwards(vectors)[0], encoder.backwards(mirrored)[0]
+    for line, length in zip(before, lengths):
+        line[:length] = line[:length].flip(0)
+    last = torch.stack([line[max(0, length - 1)] for line, length in zip(after, lengths)])
+    return torch.cat([after, before], 2), torch.tanh(encoder.bridge(torch.cat([last, before[:, 0]], 1)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.sampled_from([0, 1, 97, 98]))
+)
+@example(np.zeros((2, 1), np.uint8))
+@example(np.array([[0, 97], [97, 0], [0, 0], [97, 98]], np.uint8))
+def test_the_encoder_reads_any_bytes_as_a_loop_in_python_does_to_the_bit(source: np.ndarray) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(6, 4).eval()
+    encoder.characters.fit(torch.tensor([97, 98]))
+    with torch.inference_mode():
+        for came, expected in zip(encoder(torch.from_numpy(source)), read_by_hand(encoder, source), strict=True):
+            assert torch.equal(came, expected)

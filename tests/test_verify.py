@@ -1,257 +1,29 @@
+"""The stage: measurements in files, of this host and of others, and the gate behind it."""
+
 import copy
 import dataclasses
-import types
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measured import measurement, row
 
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_json
 from deploy.measurement import FORMAT
 from deploy.targets import target_names
-from deploy.tasks.metric import Metric
 from pipeline import verify as verify_stage
 from pipeline.gate import gate
 from pipeline.recipe import Budget, Project, load_project
 from pipeline.verdicts import FAIL, INCONCLUSIVE, NOT_MEASURED, PASS
-from pipeline.verify import judge, judge_accuracy
 
 BUDGET = Budget(drop=1.0, latency_ratio={"fp32": 1.0})
-
-
-def statistics(wrong: list[int], n: int = 900) -> list[list[float]]:
-    rows = np.ones((n, 1))
-    rows[wrong] = 0
-    return rows.tolist()
-
-
-def row(**changes: Any) -> dict[str, Any]:
-    facts = {
-        "precision": "fp32",
-        "device": "cpu",
-        "reason": "",
-        "statistics": statistics([0, 1, 2]),
-        "finite": True,
-        "error_max": 1e-6,
-        "size_bytes": 1000,
-        "graph_sha256": {"network": "ab" * 32},
-        "latency_s": [0.5e-3 + 1e-6 * (i % 7) for i in range(700)],
-        "alone_s": 0.4e-3,
-    }
-    return facts | changes
-
-
-def measurement(targets: dict[str, dict[str, Any]], **trained: Any) -> dict[str, Any]:
-    reference = {
-        "statistics": statistics([0, 1, 2]),
-        "error_max": 1e-6,
-        "rounding": 1e-7,
-        "exact": "float64",
-        "latency": {"cpu": {"latency_s": [1e-3 + 1e-6 * (i % 5) for i in range(700)], "alone_s": 0.9e-3}},
-    }
-    return {
-        "task": "classification",
-        "contract_sha256": "now",
-        "host": {"name": "here"},
-        "date": "2026-01-01",
-        "trained": reference | trained,
-        "targets": targets,
-    }
-
-
-def verdict(facts: dict[str, Any], floor: float = 90.0, budget: Budget = BUDGET, **trained: Any) -> dict[str, Any]:
-    return judge(measurement({"fp32": facts}, **trained), "now", floor, budget)["targets"]["fp32"]
-
-
-def test_a_faithful_copy_passes() -> None:
-    came = verdict(row())
-    assert came["verdict"] == PASS
-    assert came["trained"] == came["deployed"] == pytest.approx(100 * 897 / 900)
-    assert came["drop_upper95"] == pytest.approx(0.3345, abs=1e-3)
-    assert came["latency_ratio"] == pytest.approx(0.5, abs=0.01)
-    assert came["p50_ms"] == pytest.approx(0.503, abs=0.001)
-    assert came["metric"] == "accuracy, %"
-    assert came["n"] == 900 and came["size_bytes"] == 1000 and came["graph_sha256"] == "ab" * 32
-    assert came["flips"] == {"lost": 0, "won": 0} and came["error_ratio"] == 1.0
-
-
-def test_a_loss_beyond_the_budget_fails_with_its_lower_bound() -> None:
-    came = verdict(row(statistics=statistics(list(range(3, 43)))))
-    assert came["verdict"] == FAIL
-    assert came["flips"] == {"lost": 40, "won": 3}
-    assert "at least" in came["reason"] and "budget 1" in came["reason"]
-
-
-def test_a_loss_that_900_units_cannot_tell_is_inconclusive_and_says_how_many_could() -> None:
-    came = verdict(row(statistics=statistics([0, 1, 2, 3, 4, 5, 6, 7, 8])))
-    assert came["verdict"] == INCONCLUSIVE
-    assert came["units_to_decide"] > 900
-    assert f"about {came['units_to_decide']:,} units would decide, there are 900" in came["reason"]
-
-
-def test_equal_scores_with_many_flips_are_not_a_pass() -> None:
-    """As many lost as won: no difference to see, and yet nothing is proved."""
-    came = verdict(row(statistics=statistics(list(range(60, 120)))), statistics=statistics(list(range(60))))
-    assert came["drop"] == 0.0
-    assert came["verdict"] == INCONCLUSIVE
-
-
-def test_an_untrained_network_fails_on_every_target_measured_or_not() -> None:
-    rows = {"fp32": row(), "elsewhere": {"precision": "fp16", "device": "cuda", "reason": "no GPU"}}
-    came = judge(measurement(rows), "now", 99.9, BUDGET)["targets"]
-    assert {facts["verdict"] for facts in came.values()} == {FAIL}
-    assert all("not trained: 99.67 %, and the floor is 99.9 %" in facts["reason"] for facts in came.values())
-    assert came["elsewhere"]["reason"].endswith("; no GPU")
-
-
-def test_a_score_that_is_no_number_is_under_every_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = types.SimpleNamespace(
-        metric=Metric("F1", "%", True, None, None, False), score=lambda _: float("nan"), details=lambda _: {}
-    )
-    monkeypatch.setattr(verify_stage, "load_task", lambda name: broken)
-    absent = {"precision": "fp16", "device": "cuda", "reason": "no GPU"}
-    assert judge(measurement({"t": absent}), "now", 0.0, BUDGET)["targets"]["t"]["verdict"] == FAIL
-
-
-def test_answers_that_are_no_numbers_fail() -> None:
-    came = verdict(row(finite=False, error_max=None))
-    assert came["verdict"] == FAIL
-    assert "not finite" in came["reason"]
-
-
-@pytest.mark.parametrize(("error", "expected"), [(9e-6, PASS), (11e-6, FAIL), (None, FAIL)])
-def test_an_fp32_graph_is_held_to_ten_times_the_trained_networks_own_error(error: float | None, expected: str) -> None:
-    assert verdict(row(error_max=error))["verdict"] == expected
-    assert verdict(row(error_max=error, precision="int8-cpu"))["verdict"] == PASS  # int8 is judged by its answers
-
-
-def test_a_trained_network_without_error_is_granted_the_rounding_of_float32() -> None:
-    assert verdict(row(error_max=5e-7), error_max=0.0)["verdict"] == PASS
-    assert verdict(row(error_max=2e-6), error_max=0.0)["verdict"] == FAIL
-
-
-def test_errors_say_what_they_are_against() -> None:
-    assert "largest error against float64 1.1e-05, allowed 1e-05" in verdict(row(error_max=11e-6))["reason"]
-    told = verdict(row(error_max=11e-6), exact="float32")["reason"]
-    assert "largest error against float32 (there is no float64 of it) 1.1e-05" in told
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(0.9, PASS), (1.0, INCONCLUSIVE), (1.1, FAIL)])
-def test_latency_is_judged_by_its_bounds(factor: float, expected: str) -> None:
-    random = np.random.default_rng(0)
-    trained = 1e-3 * random.lognormal(0, 0.02, 700)
-    came = verdict(
-        row(latency_s=list(factor * trained * random.lognormal(0, 0.02, 700))),
-        latency={"cpu": {"latency_s": list(trained), "alone_s": None}},
-    )
-    assert came["verdict"] == expected
-    assert came["latency_ratio_lower95"] <= came["latency_ratio"] <= came["latency_ratio_upper95"]
-
-
-def test_without_a_budget_latency_is_told_and_not_judged() -> None:
-    came = verdict(row(latency_s=[2e-3] * 700), budget=Budget(1.0, {}))
-    assert came["verdict"] == PASS and came["latency_ratio"] > 1.9
-
-
-def test_a_board_without_pytorch_has_latency_but_no_ratio() -> None:
-    facts = measurement({"fp32": row()})
-    facts["trained"]["latency"] = {}
-    judged = judge(facts, "now", 90.0, Budget(1.0, {}))["targets"]["fp32"]
-    assert judged["verdict"] == PASS and judged["latency_ratio"] is None and judged["p50_ms"] is not None
-    assert judge(facts, "now", 90.0, BUDGET)["targets"]["fp32"]["verdict"] == NOT_MEASURED
-
-
-def test_a_stale_or_absent_measurement_is_never_a_pass() -> None:
-    facts = measurement({"fp32": row(), "gpu": {"precision": "fp16", "device": "cuda", "reason": "no GPU here"}})
-    stale = judge(facts, "another", 90.0, BUDGET)["targets"]["fp32"]
-    assert stale["verdict"] == NOT_MEASURED and "stale" in stale["reason"]
-    absent = judge(facts, "now", 90.0, BUDGET)["targets"]["gpu"]
-    assert absent["verdict"] == NOT_MEASURED and absent["reason"] == "no GPU here"
-    assert absent["deployed"] is None and absent["drop_upper95"] is None
-
-
-def test_a_target_that_opened_and_then_failed_on_real_examples_is_a_failure() -> None:
-    came = verdict({"precision": "fp32", "device": "cpu", "reason": "", "failed": "got image: expected batch 1"})
-    assert came["verdict"] == FAIL
-    assert "it opened and then failed on the test examples: got image" in came["reason"]
-
-
-def test_a_gpu_is_not_compared_with_a_processor() -> None:
-    assert verdict(row(device="cuda"), budget=Budget(1.0, {}))["latency_ratio"] is None
-    assert verdict(row(device="cuda"))["verdict"] == NOT_MEASURED  # a budget that could not be judged
-
-
-def test_right_or_wrong_units_of_a_metric_of_which_less_is_better() -> None:
-    """An error rate: a unit's statistic is still 1 where it is right."""
-    error_rate = types.SimpleNamespace(
-        metric=Metric("error rate", "%", False, 0.0, 100.0, right_or_wrong=True),
-        score=lambda statistics: 100 * (1 - float(statistics[:, 0].mean())),
-    )
-    before, after = np.array(statistics(list(range(30)))), np.array(statistics(list(range(540))))
-    assert judge_accuracy(before, after, error_rate, 1.0).verdict == FAIL
-    better = judge_accuracy(after, before, error_rate, 1.0)
-    assert better.verdict == PASS and better.facts["drop"] == pytest.approx(-100 * 510 / 900)
-    assert better.facts["flips"] == {"lost": 0, "won": 510}
-
-
-def f1_task(bounded: bool = True) -> Any:
-    """A corpus metric: statistics a unit are true positives, false positives and false negatives."""
-
-    def score(counts: np.ndarray) -> float:
-        tp, fp, fn = counts.sum(axis=0)
-        return 100.0 * 2 * tp / max(2 * tp + fp + fn, 1)
-
-    return types.SimpleNamespace(
-        metric=Metric("F1", "%", True, 0.0 if bounded else None, 100.0 if bounded else None, right_or_wrong=False),
-        score=score,
-    )
-
-
-def test_a_corpus_metric_is_judged_by_the_same_rules() -> None:
-    random = np.random.default_rng(0)
-    before = random.integers(5, 15, (300, 3)).astype(float)
-    slightly, badly = before.copy(), before.copy()
-    slightly[::10, 2] += 1
-    badly[:, 0] -= 4
-    badly[:, 2] += 4
-    passed = judge_accuracy(before, slightly, f1_task(), 1.0)
-    assert passed.verdict == PASS and "BCa" in passed.facts["method"]
-    assert passed.facts["drop"] < passed.facts["drop_upper95"] < 1.0
-    assert judge_accuracy(before, badly, f1_task(), 1.0).verdict == FAIL
-
-
-def test_identical_answers_of_a_corpus_metric_are_bounded_by_what_could_have_changed() -> None:
-    before = np.random.default_rng(0).integers(5, 15, (300, 3)).astype(float)
-    same = judge_accuracy(before, before.copy(), f1_task(), 5.0)
-    assert same.verdict == PASS and "Clopper-Pearson" in same.facts["method"]
-    assert same.facts["drop_upper95"] == pytest.approx(100 * (1 - 0.05 ** (1 / 300)), rel=1e-6)
-    assert judge_accuracy(before, before.copy(), f1_task(), 0.5).verdict == INCONCLUSIVE
-    unbounded = judge_accuracy(before, before.copy(), f1_task(bounded=False), 5.0)
-    assert unbounded.verdict == INCONCLUSIVE and unbounded.facts["drop_upper95"] is None
-    assert "no bound" in unbounded.reason
-
-
-def test_a_unit_that_outweighs_the_rest_widens_the_bound() -> None:
-    before = np.ones((300, 3))
-    before[0] = (1000, 500, 500)
-    heavy = judge_accuracy(before, before.copy(), f1_task(), 5.0).facts["drop_upper95"]
-    light = judge_accuracy(np.ones((300, 3)), np.ones((300, 3)), f1_task(), 5.0).facts["drop_upper95"]
-    assert heavy > 2 * light
-
-
-def test_a_metric_of_which_less_is_better_drops_when_it_grows() -> None:
-    perplexity = types.SimpleNamespace(
-        metric=Metric("perplexity", "", False, 1.0, None, right_or_wrong=False),
-        score=lambda counts: float(np.exp(counts[:, 0].sum() / counts[:, 1].sum())),
-    )
-    before = np.column_stack([np.random.default_rng(0).normal(100, 5, 200), np.full(200, 100.0)])
-    worse = before * (1.2, 1.0)
-    assert judge_accuracy(before, worse, perplexity, 0.1).verdict == FAIL
-    assert judge_accuracy(worse, before, perplexity, 0.1).verdict == PASS
 
 
 def test_the_gate_stops_on_fail_alone_and_on_all_but_pass_when_strict(project: Project, tmp_path) -> None:
@@ -319,7 +91,7 @@ def of_an_unknown_task(path: Path) -> None:
     [
         (Path.unlink, "bad.json: not found: this recipe was not measured"),
         (cut, "bad.json: damaged, not JSON"),
-        (of_format_1, "bad.json: measured by an older version of Plumbline (format 1, expected 2)"),
+        (of_format_1, f"bad.json: measured by an older version of Plumbline (format 1, expected {FORMAT})"),
         (without_trained, "bad.json: incomplete: lacks trained"),
         (of_an_unknown_task, "no task 'juggling'"),
     ],
@@ -353,3 +125,194 @@ def test_of_a_bundle_that_is_gone_every_row_is_stale(tmp_path: Path) -> None:
     assert all(facts["reason"].startswith("stale") for facts in verdicts["bad"]["targets"].values())
     assert {facts["verdict"] for facts in verdicts["bad"]["targets"].values()} == {NOT_MEASURED}
     assert verdicts["good"]["targets"]["fp32"]["verdict"] == PASS
+
+
+# What came back from other machines
+
+
+def returned(project: Project, host: str = "a-gpu-host", **rows: dict[str, Any]) -> dict[str, Any]:
+    """What ``deploy.measure`` would have told of recipe ``good`` on ``host``, where there is no PyTorch."""
+    there = {"onnxruntime-cuda-fp32": row(device="cuda"), "onnxruntime-cuda-fp16": row(device="cuda", precision="fp16")}
+    for facts in there.values():
+        facts |= {"device_s": 1e-4, "device_share": 0.5, "no_graph": "", "on_cpu": []}
+    now = sha256(project.build / "bundle" / "good" / "contract.json")
+    facts = measurement(there | rows, latency={})
+    return facts | {"format": FORMAT, "recipe": "good", "host": {"name": host}, "contract_sha256": now}
+
+
+def rooted(folder: Path) -> Project:
+    return dataclasses.replace(two_recipes(folder / "build"), root=folder)
+
+
+def test_a_return_is_kept_and_judged_beside_this_hosts_rows(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    alone = judged(project)
+    file = tmp_path / "back.json"
+    write_json(file, {"format": FORMAT, "measurements": [returned(project)]})
+    verify_stage.take(project, [file])
+    assert read_json(tmp_path / "results/boards/a-gpu-host/good.json") == returned(project)
+    rows = judged(project)["good"]["targets"]
+    assert [name for name in rows if "@" not in name] == list(alone["good"]["targets"])
+    there = {name: facts for name, facts in rows.items() if "@" in name}
+    assert list(there) == ["onnxruntime-cuda-fp32@a-gpu-host", "onnxruntime-cuda-fp16@a-gpu-host"]
+    half = there["onnxruntime-cuda-fp16@a-gpu-host"]
+    assert half["verdict"] == PASS and half["host"] == "a-gpu-host" and half["date"] == "2026-01-01"
+    assert half["latency_against"] == "onnxruntime-cuda-fp32" and half["latency_ratio"] == pytest.approx(1.0)
+    assert half["device_ms"] == pytest.approx(0.1) and half["device_share"] == 0.5
+    assert there["onnxruntime-cuda-fp32@a-gpu-host"]["latency_ratio"] is None
+    assert judged(project)["bad"] == alone["bad"]
+    assert read_json(project.build / "summary.json")[PASS] == 2 + 2
+
+
+def test_one_recipes_measurement_alone_is_taken_too_and_replaces_the_last(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    for share in (0.5, 0.9):
+        facts = returned(project)
+        facts["targets"]["onnxruntime-cuda-fp16"]["device_share"] = share
+        write_json(tmp_path / "good.json", facts)
+        verify_stage.take(project, [tmp_path / "good.json"])
+    assert judged(project)["good"]["targets"]["onnxruntime-cuda-fp16@a-gpu-host"]["device_share"] == 0.9
+
+
+def test_a_budget_that_needs_pytorch_is_not_met_where_there_is_none(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    recipe = dataclasses.replace(
+        project.recipe("good"), budget=Budget(1.0, {"onnxruntime-cuda-fp16": 2.0, "tensorrt-fp16": 1.0})
+    )
+    project = dataclasses.replace(project, recipes={"good": recipe})
+    write_json(tmp_path / "back.json", returned(project))
+    verify_stage.take(project, [tmp_path / "back.json"])
+    rows = judged(project)["good"]["targets"]
+    assert rows["onnxruntime-cuda-fp16@a-gpu-host"]["verdict"] == NOT_MEASURED
+    assert "the trained network was not timed on that device" in rows["onnxruntime-cuda-fp16@a-gpu-host"]["reason"]
+    assert rows["onnxruntime-cuda-fp32@a-gpu-host"]["verdict"] == PASS
+
+
+def test_a_return_of_another_bundle_is_stale(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    write_json(tmp_path / "back.json", returned(project))
+    verify_stage.take(project, [tmp_path / "back.json"])
+    write_json(project.build / "bundle" / "good" / "contract.json", {"changed": True})
+    rows = judged(project)["good"]["targets"]
+    assert rows["onnxruntime-cuda-fp16@a-gpu-host"]["verdict"] == NOT_MEASURED
+    assert rows["onnxruntime-cuda-fp16@a-gpu-host"]["reason"].startswith("stale")
+
+
+def nothing(facts: dict[str, Any]) -> Any:
+    return {"format": FORMAT, "measurements": []}
+
+
+def not_a_list(facts: dict[str, Any]) -> Any:
+    return {"format": FORMAT, "measurements": 7}
+
+
+def twice(facts: dict[str, Any]) -> Any:
+    return {"format": FORMAT, "measurements": [facts, facts]}
+
+
+def leaves_the_folder(facts: dict[str, Any]) -> Any:
+    return facts | {"host": {"name": "../../elsewhere"}}
+
+
+def nameless(facts: dict[str, Any]) -> Any:
+    return {key: value for key, value in facts.items() if key != "recipe"}
+
+
+def words_for_numbers(facts: dict[str, Any]) -> Any:
+    facts["targets"]["onnxruntime-cuda-fp16"]["statistics"] = [["right"]]
+    return facts
+
+
+def fewer_units(facts: dict[str, Any]) -> Any:
+    facts["targets"]["onnxruntime-cuda-fp16"]["statistics"] = [[1.0]] * 3
+    return facts
+
+
+def not_a_number(facts: dict[str, Any]) -> Any:
+    facts["targets"]["onnxruntime-cuda-fp16"]["device_share"] = float("nan")
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (nothing, r"back\.json: holds no measurements\. To mend it, measure on that machine and bring its file back\."),
+        (not_a_list, r"back\.json: holds no measurements"),
+        (twice, r"back\.json: holds good twice"),
+        (leaves_the_folder, r"back\.json: its host is called '\.\./\.\./elsewhere', expected letters"),
+        (nameless, r"back\.json: its recipe is called None, expected letters"),
+        (words_for_numbers, r"back\.json: good: the measurement cannot be judged \(ValueError: could not convert"),
+        (fewer_units, r"back\.json: good: the measurement cannot be judged \("),
+        (not_a_number, r"back\.json: good: the measurement cannot be judged \(ValueError: Out of range float"),
+        (lambda facts: [facts], r"back\.json: holds a list, expected an object"),
+        (lambda facts: facts | {"format": 1}, r"back\.json: measured by an older version of Plumbline"),
+    ],
+)
+def test_a_return_that_cannot_be_judged_is_refused_and_nothing_is_written(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    project = rooted(tmp_path)
+    whole = returned(project, "another-host")
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    (tmp_path / "back.json").write_text(json.dumps(spoil(returned(project))))
+    with pytest.raises(Refused, match=told):
+        verify_stage.take(project, [tmp_path / "whole.json", tmp_path / "back.json"])
+    assert not (tmp_path / "results").exists()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_truncated_return_is_refused_by_its_name(share: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        project = rooted(Path(folder))
+        text = json.dumps({"format": FORMAT, "measurements": [returned(project)]})
+        (Path(folder) / "back.json").write_text(text[: int(share * len(text))])
+        with pytest.raises(Refused, match=r"back\.json: damaged, not JSON"):
+            verify_stage.take(project, [Path(folder) / "back.json"])
+
+
+def test_a_kept_return_that_is_damaged_later_costs_no_other_row(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    alone = judged(project)
+    write_json(tmp_path / "back.json", returned(project))
+    verify_stage.take(project, [tmp_path / "back.json"])
+    cut(tmp_path / "results/boards/a-gpu-host/good.json")
+    rows = judged(project)["good"]["targets"]
+    there = {name: facts for name, facts in rows.items() if "@" in name}
+    assert set(there) == {f"{target}@a-gpu-host" for target in target_names()}
+    assert all("good.json: damaged" in facts["reason"] and facts["host"] == "a-gpu-host" for facts in there.values())
+    assert {name: facts for name, facts in rows.items() if "@" not in name} == alone["good"]["targets"]
+
+
+def test_a_recipe_of_another_set_is_kept_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = rooted(tmp_path)
+    write_json(tmp_path / "back.json", returned(project) | {"recipe": "of_paper"})
+    verify_stage.take(project, [tmp_path / "back.json"])
+    assert "of_paper: no recipe of this params.yaml has that name" in capsys.readouterr().out
+    assert (tmp_path / "results/boards/a-gpu-host/of_paper.json").is_file()
+    assert not [name for name in judged(project)["good"]["targets"] if "@" in name]
+
+
+def test_a_trial_of_some_units_is_no_measurement(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    write_json(tmp_path / "back.json", returned(project) | {"units": 50})
+    with pytest.raises(Refused, match=r"back\.json: good: a trial of the first 50 test units, which proves nothing"):
+        verify_stage.take(project, [tmp_path / "back.json"])
+
+
+def test_one_recipe_of_a_host_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    project = rooted(tmp_path)
+    for name in ("a.json", "b.json"):
+        write_json(tmp_path / name, returned(project))
+    with pytest.raises(Refused, match=r"b\.json: good on a-gpu-host came twice"):
+        verify_stage.take(project, [tmp_path / "a.json", tmp_path / "b.json"])
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_comes_of_another_bundle_is_told_at_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = rooted(tmp_path)
+    write_json(tmp_path / "back.json", returned(project) | {"contract_sha256": "0" * 64})
+    verify_stage.take(project, [tmp_path / "back.json"])
+    assert (
+        "good.json: of another bundle than the one here: its rows are NOT MEASURED (stale)" in capsys.readouterr().out
+    )
