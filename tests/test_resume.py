@@ -19,8 +19,8 @@ import yaml
 from conftest import NAME, ROOT
 from server import Request, serving
 
-from deploy.files import kept_json, read_json, sha256
-from deploy.measure import BLOCK, WARM_UP, _timed
+from deploy.files import read_json, sha256, write_json
+from deploy.rounds import BLOCK, WARM_UP, timed
 from pipeline.cache import open_cache
 from pipeline.recipe import Project
 
@@ -119,14 +119,20 @@ def test_a_measuring_keeps_the_targets_and_the_rounds_it_has(project: Project, b
         assert min(row["latency_s"]) > 0
 
 
-def test_rounds_that_were_kept_are_not_timed_again_and_the_rest_is_warmed(tmp_path: Path) -> None:
-    calls = []
-    requests = {"t": [lambda: calls.append(1)]}
-    kept_json(tmp_path / "rounds.json", lambda: 2 * BLOCK)
-    kept_json(tmp_path / "rounds from 0.json", lambda: {"t": [0.5] * BLOCK})
-    rounds, timed = _timed(requests, iter, tmp_path)
-    assert rounds == 2 * BLOCK and timed["t"]["latency_s"][:BLOCK] == [0.5] * BLOCK
-    assert len(timed["t"]["latency_s"]) == rounds and timed["t"]["alone_s"] is None
+def test_rounds_that_were_kept_are_not_timed_again_and_the_rest_is_warmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.rounds.ROUNDS", 2 * BLOCK)
+    calls: list[int] = []
+    requests = {"t": [lambda: calls.append(1) or time.sleep(2e-3)]}  # slow: none is timed alone
+    timed(requests, {}, iter, tmp_path)
+    (first,), (last,) = (tmp_path.glob(f"rounds of * from {block}.json") for block in (0, BLOCK))
+    write_json(first, {"t": [0.5] * BLOCK})
+    last.unlink()
+    calls.clear()
+    rounds, times = timed(requests, {}, iter, tmp_path)
+    assert rounds == 2 * BLOCK and times["t"]["latency_s"][:BLOCK] == [0.5] * BLOCK
+    assert len(times["t"]["latency_s"]) == rounds
     assert len(calls) == WARM_UP + BLOCK
 
 
