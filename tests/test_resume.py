@@ -19,7 +19,7 @@ import yaml
 from conftest import NAME, ROOT
 from server import Request, serving
 
-from deploy.files import read_json, sha256, write_json
+from deploy.files import kept_json, read_json, sha256, write_json
 from deploy.rounds import BLOCK, WARM_UP, timed
 from pipeline.cache import open_cache
 from pipeline.recipe import Project
