@@ -8,7 +8,7 @@ EXTRAS := dev,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test results paper-results kit bench
+.PHONY: repro paper test emulated results paper-results kit bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
@@ -26,6 +26,10 @@ test: $(VENV)/installed
 	ruff format --check
 	mypy
 	pytest
+
+# The kit on emulated 64-bit Arm, and int8 on a processor without VNNI.
+emulated: $(VENV)/installed
+	pytest -m emulated
 
 results: repro
 	python -m pipeline.results

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from deploy.errors import Refused
 
+os.environ["PATH"] += f"{os.pathsep}/usr/sbin"  # where debootstrap is, which not every account looks into
 # Kept from run to run; `PLUMBLINE_EMULATED` names another folder.
 CACHE = Path(os.environ.get("PLUMBLINE_EMULATED", ROOT / "build" / ".cache" / "emulated")).resolve()
 NEEDS = {  # command -> Debian package
