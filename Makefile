@@ -8,7 +8,7 @@ EXTRAS := dev,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test emulated results paper-results kit bench
+.PHONY: repro paper test slow results paper-results kit bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
@@ -27,9 +27,9 @@ test: $(VENV)/installed
 	mypy
 	pytest
 
-# The kit on emulated 64-bit Arm, and int8 on a processor without VNNI.
-emulated: $(VENV)/installed
-	pytest -m emulated
+# What takes long: whole runs of `dvc repro`, killed ones, and emulated processors, on what `make repro` built.
+slow: repro
+	pytest -m slow
 
 results: repro
 	python -m pipeline.results
