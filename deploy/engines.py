@@ -114,32 +114,21 @@ def _build(
     facts |= {} if target.dla is None else {"dla": target.dla}
     files, seconds, notes = {}, 0.0, []
     for graph, source in bundle.graphs[target.precision].items():
-        inputs = bundle.io[graph]["inputs"]
-        form = _hash(facts | {"inputs": inputs, "ranges": bundle.ranges})  # what the engine is, but for its graph
+        form = _hash(facts | {"inputs": bundle.io[graph]["inputs"], "ranges": bundle.ranges})  # all but the graph
         place = cache / _hash({"form": form, "graph": bundle.files[source]["sha256"]})
         used.add(place.name)
         if not _whole(place):
             start = time.perf_counter()
             timings = None if target.compute_capability else cache.parent / "timing" / _timings_of(facts)
-            apart = weights_apart(bundle.path(source)) if options["refit"] else None
+            told = partial(_told, progress, f"{target.name} {graph}")
             try:
-                built = apart and _refitted(trt, bundle.path(source), form, cache)
-                built = built or build_engine(
-                    trt,
-                    bundle.path(source),
-                    inputs,
-                    bundle.ranges,
-                    target.compute_capability,
-                    **options,
-                    dla=target.dla,
-                    timing=_read_timings(timings) if timings else None,
-                    progress=partial(_told, progress, f"{target.name} {graph}"),
-                )
+                apart = weights_apart(bundle.path(source)) if options["refit"] else None
+                built = _refitted(trt, bundle.path(source), apart, form, cache) if apart else None
+                built = built or _compiled(trt, bundle, graph, target, options, timings, told)
             except Refused as refused:
                 return {"reason": str(refused)}
-            seconds_here = round(time.perf_counter() - start, 3)
-            told = {"target": target.name, "form": form, "apart": apart, "notes": built.notes, "seconds": seconds_here}
-            _keep(place, built, told)
+            took = {"seconds": round(time.perf_counter() - start, 3), "notes": built.notes}
+            _keep(place, built, {"target": target.name, "form": form, "apart": apart} | took)
             if timings and built.timing:
                 write_bytes(timings, hashlib.sha256(built.timing).digest() + built.timing)
         kept = read_json(place / "built.json")
@@ -148,6 +137,29 @@ def _build(
         files[graph] = _take(place, out, f"{target.name}.{graph}")
     graphs = bundle.graph_sha256(target.precision)
     return facts | {"seconds": round(seconds, 3), "notes": notes, "graph_sha256": graphs, "files": files}
+
+
+def _compiled(
+    trt: ModuleType,
+    bundle: Bundle,
+    graph: str,
+    target: EngineTarget,
+    options: Mapping[str, Any],
+    timings: Path | None,
+    progress: Progress,
+) -> Built:
+    """What TensorRT makes of one graph, with the timings that are kept."""
+    return build_engine(
+        trt,
+        bundle.path(bundle.graphs[target.precision][graph]),
+        bundle.io[graph]["inputs"],
+        bundle.ranges,
+        target.compute_capability,
+        **options,
+        dla=target.dla,
+        timing=_read_timings(timings) if timings else None,
+        progress=progress,
+    )
 
 
 def _compiler(bundle: Bundle, host: Mapping[str, Any], target: EngineTarget) -> ModuleType:
@@ -183,16 +195,19 @@ def _hash(made_from: Mapping[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _refitted(trt: ModuleType, graph: Path, form: str, cache: Path) -> Built | None:
+def _refitted(trt: ModuleType, graph: Path, apart: tuple[str, dict[str, str]], form: str, cache: Path) -> Built | None:
     """An engine of the same form with the weights of ``graph``; ``None`` where none can take them, and it is told why.
 
     Nothing is lost by trying: what comes of it is measured like any engine.
+
+    Args:
+        apart: what ``weights_apart`` tells of ``graph``.
     """
     for place in sorted(cache.glob("*")):
         if not _whole(place):
             continue
         facts = read_json(place / "built.json")
-        if facts["form"] != form or not facts["apart"] or facts["apart"][0] != weights_apart(graph)[0]:
+        if facts["form"] != form or not facts["apart"] or facts["apart"][0] != apart[0]:
             continue
         try:
             plan = refit_engine(trt, place / "engine", (facts["apart"][0], facts["apart"][1]), graph)

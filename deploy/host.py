@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     gpus, gpu_error = _gpus()
     parts = [processor, f"{cores}-cores", *(gpu["name"] for gpu in gpus)]
     return {
-        "name": re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-"),
+        "name": slug(" ".join(parts)),
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": processor,
@@ -43,6 +43,11 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))} | _nvidia_packages(),
     }
+
+
+def slug(words: str) -> str:
+    """``words`` as a name that is safe for a file."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def instruction_set() -> list[str]:

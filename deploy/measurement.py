@@ -48,6 +48,8 @@ from deploy.errors import Refused
 
 FORMAT = 3
 
+WAYS = ("cuda", "cuda compiled", "cuda fp16", "cuda compiled fp16")  # in which PyTorch runs what was trained on a GPU
+
 # What judging needs, and no more: a file that lacks any other key can still be judged.
 WHOLE = ("task", "contract_sha256", "host", "date", "trained", "targets")
 TRAINED = ("statistics", "error_max", "rounding", "exact", "latency")

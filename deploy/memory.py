@@ -91,19 +91,23 @@ def _grown(target: Target, task: str, first: dict[str, np.ndarray]) -> dict[str,
     runtime = importlib.import_module(target.module)
     if target.module == "onnxruntime" and target.device == "cuda":
         runtime.preload_dlls()  # else CUDA itself may not be found before a session is opened
-    before = _peak_bytes()
+    before = peak_bytes()
     free = _device_free() if target.device == "cuda" else None
     asked = requests(target.open(), first)  # held, so that the device's memory is too
     asked[0]()
     left = _device_free() if free is not None else None
     return {
-        "memory_bytes": _peak_bytes() - before,
+        "memory_bytes": peak_bytes() - before,
         "device_memory_bytes": None if free is None or left is None else free - left,
     }
 
 
-def _peak_bytes() -> int:
-    """The largest resident memory that this process has had."""
+def peak_bytes() -> int:
+    """The largest resident memory that this process has had.
+
+    Raises:
+        Refused: the system does not tell.
+    """
     if sys.platform == "linux":
         # Linux hands a process's ru_maxrss on through exec: a child would begin with the peak of the large process
         # that started it. VmHWM belongs to the new program alone.

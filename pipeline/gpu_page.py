@@ -5,6 +5,7 @@ Made with the README's tables by ``make results``.
 
 from typing import Any
 
+from deploy.measurement import WAYS
 from pipeline.matrix import against, piped, ratio, short, tried
 
 NONE = """\
@@ -30,7 +31,6 @@ HOW = (
     "stands behind ÷; the next is of medians alone. On the device: the share of a request's wall time by the device's "
     "own clock. Graph and engine: the first digits of the SHA-256 of each that was measured."
 )
-WAYS = ("cuda", "cuda compiled", "cuda fp16", "cuda compiled fp16")  # as the stage `measure` names them
 BEST = "cuda compiled fp16"
 
 

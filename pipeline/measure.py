@@ -8,6 +8,7 @@ from deploy.contract import open_bundle
 from deploy.errors import Refused
 from deploy.files import read_json, write_json
 from deploy.measure import measure as measure_bundle
+from deploy.measurement import WAYS
 from deploy.run import Run
 from deploy.runtimes import THREADS, open_onnxruntime
 from deploy.targets import targets
@@ -16,8 +17,6 @@ from pipeline import stage
 from pipeline.cache import close_cache, open_cache
 from pipeline.network import graphs, load_network, open_network
 from pipeline.recipe import Graph, Project
-
-WAYS = ("cuda", "cuda compiled", "cuda fp16", "cuda compiled fp16")  # in which PyTorch runs the trained network
 
 
 def measure(project: Project, name: str) -> None:

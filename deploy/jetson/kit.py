@@ -16,10 +16,11 @@ from typing import Any
 from deploy.contract import Bundle, load_examples
 from deploy.errors import Refused, words
 from deploy.files import kept_json, read_json, sha256, write_json
-from deploy.host import describe
-from deploy.jetson.board import Run, Untold, describe_board, read_text, refuse, run_command
+from deploy.host import describe, slug
+from deploy.jetson.board import Run, describe_board, refuse, run_command
 from deploy.jetson.sensors import Sample, period, raised, sample, sampling
 from deploy.measurement import NAME
+from deploy.memory import peak_bytes
 from deploy.rounds import WARM_UP
 from deploy.standalone import (
     alone_in,
@@ -135,16 +136,12 @@ def on_board(host: dict[str, Any], board: dict[str, Any], name: str | None = Non
     if not board["jetson"]:
         return host | ({"name": name} if name else {}) | {"board": _steady(board)}
     mode = (board["power_mode"] or {"name": ""})["name"]
-    called = "-".join(filter(None, [name or _slug(board["model"] or board["soc"] or host["name"]), _slug(mode)]))
+    called = "-".join(filter(None, [name or slug(board["model"] or board["soc"] or host["name"]), slug(mode)]))
     gpus = [gpu for gpu in host["gpus"] if re.fullmatch(r"\d+\.\d+", gpu["compute_capability"])]
     if not gpus and board["soc"] in CAPABILITIES:
         driver = f"L4T {board['l4t']}"
         gpus = [{"name": board["soc"], "compute_capability": CAPABILITIES[board["soc"]], "driver": driver}]
     return host | {"name": called, "gpus": gpus, "board": _steady(board)}
-
-
-def _slug(words: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def _steady(board: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,11 +187,10 @@ def _dla_cores(jetson: bool) -> int:
 def _start(begun: float) -> dict[str, Any]:
     """What it took to come as far as the first engine: ``seconds``, and the most memory that this process has had."""
     try:
-        peak = re.search(r"^VmHWM:\s*([0-9]+) kB", read_text(Path("/proc/self/status")), re.MULTILINE)
-    except Untold:  # no Linux
+        peak: int | None = peak_bytes()
+    except Refused:
         peak = None
-    seconds = round(time.monotonic() - begun, 3)
-    return {"start": {"seconds": seconds, "memory_bytes": 1024 * int(peak[1]) if peak else None}}
+    return {"start": {"seconds": round(time.monotonic() - begun, 3), "memory_bytes": peak}}
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -21,11 +21,8 @@ from deploy.jetson.board import Run, Untold, gpu_clocks, read_memory, read_numbe
 
 MODULE_RAILS = (  # the rails that are together the whole module, of one family each
     ("VDD_IN",),  # Orin Nano and NX
-    (
-        "VDD_GPU_SOC",
-        "VDD_CPU_CV",
-        "VIN_SYS_5V0",
-    ),  # AGX Orin; VDDQ_VDD2_1V8AO is fed by VIN_SYS_5V0: it would count twice
+    # AGX Orin; VDDQ_VDD2_1V8AO is fed by VIN_SYS_5V0: it would count twice.
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),  # Thor; VIN is the carrier board's input, and more than the module
 )
 POWERED_DOWN_C = -256.0  # what Tegra tells of a zone whose part is off, in place of a temperature
