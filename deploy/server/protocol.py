@@ -1,0 +1,435 @@
+"""The Open Inference Protocol, version 2: the bytes of a request to arrays, arrays to the bytes of a response.
+
+A request is JSON, or JSON with the values of tensors behind it: little-endian, row-major, nothing between them. Nothing
+is allocated by what a request *says*: its values are counted against the bytes that came before an array is made. A
+binary tensor is a view of the body. JSON takes up to 30 times the body's bytes while it is read, measured: an empty
+object is two bytes there and a dictionary here.
+
+FP16 goes in binary alone: JSON has no such number. JSON has no NaN and no infinity either; binary carries them.
+
+Sources:
+    KServe, "Predict Protocol - Version 2", docs/predict-api/v2/required_api.md in kserve/kserve.
+    NVIDIA, "Binary Tensor Data Extension" and "Classification Extension", docs/protocol/extension_binary_data.md and
+    extension_classification.md in triton-inference-server/server.
+"""
+
+import json
+import reprlib
+from array import array
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy.contract import Bundle
+from deploy.errors import Refused
+from deploy.tasks.translation import LONGEST
+
+TYPES = {  # numpy's name -> the protocol's, and how `array` calls what JSON gives for it
+    "bool": ("BOOL", "B"),
+    "uint8": ("UINT8", "B"),
+    "uint16": ("UINT16", "H"),
+    "uint32": ("UINT32", "I"),
+    "uint64": ("UINT64", "Q"),
+    "int8": ("INT8", "b"),
+    "int16": ("INT16", "h"),
+    "int32": ("INT32", "i"),
+    "int64": ("INT64", "q"),
+    "float16": ("FP16", ""),
+    "float32": ("FP32", "d"),
+    "float64": ("FP64", "d"),
+}
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in TYPES}
+_DATATYPES = {_DTYPES[name]: datatype for name, (datatype, _) in TYPES.items()}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 3, 80
+
+
+class Request(NamedTuple):
+    """What was asked."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: tuple[str, ...]  # in the order to answer them; empty: all
+    binary: bool | frozenset[str]  # which of them in binary: all or none, or these
+    top: dict[str, int]  # output -> so many classes, best first, in place of its values
+    id: str  # "" if none was given
+
+
+def read_request(body: bytes, header_length: int | bytes | None, inputs: list[dict[str, Any]], limit: int) -> Request:
+    """The arrays of a request, each as the contract has it.
+
+    Args:
+        header_length: bytes of the JSON, the value of Inference-Header-Content-Length; ``None``: all of ``body``.
+        inputs: ``{name, dtype, shape}`` each, as in the contract; an axis that is a name is free, from 1, and has one
+            size in all inputs.
+        limit: the most bytes that ``body`` may have.
+
+    Returns:
+        The request. Binary inputs are read-only views of ``body`` where they lie aligned in it, else copies.
+
+    Raises:
+        Refused: anything about it is not as the protocol or the contract has it.
+    """
+    if len(body) > limit:
+        raise Refused(f"body: {len(body)} bytes, expected at most {limit}. Send a smaller batch.")
+    place = len(body) if header_length is None else _header_length(header_length, len(body))
+    request = _parsed(body[:place])
+    expected = {tensor["name"]: tensor for tensor in inputs}
+    arrays: dict[str, np.ndarray] = {}
+    sizes: dict[str, int] = {}
+    for each in _objects(request, "inputs"):
+        name = each.get("name")
+        if type(name) is not str or name not in expected:
+            raise Refused(f"inputs: name {_said(name)}, expected {_names(expected)}.")
+        if name in arrays:
+            raise Refused(f"input '{name}': given twice, expected once.")
+        datatype, code = TYPES[expected[name]["dtype"]]
+        if each.get("datatype") != datatype:
+            strings = " Strings are not served." if each.get("datatype") == "BYTES" else ""
+            raise Refused(f"input '{name}': datatype {_said(each.get('datatype'))}, expected {datatype}.{strings}")
+        shape, count = _shape(name, each.get("shape"), expected[name]["shape"], sizes, len(body))
+        size = _parameters(each, f"input '{name}'").get("binary_data_size")
+        if size is None:
+            if "data" not in each:
+                raise Refused(f"input '{name}': neither data nor binary_data_size, expected one of them.")
+            arrays[name] = _from_json(name, each["data"], shape, count, _DTYPES[expected[name]["dtype"]], code)
+        else:
+            if "data" in each:
+                raise Refused(f"input '{name}': both data and binary_data_size, expected one of them.")
+            arrays[name] = _from_binary(name, body, place, size, shape, count, _DTYPES[expected[name]["dtype"]])
+            place += size
+    if len(arrays) < len(expected):
+        raise Refused(f"inputs: without {_names(set(expected) - set(arrays))}, expected {_names(expected)}.")
+    if place < len(body):
+        raise Refused(f"body: {len(body) - place} bytes left over after the last input, expected none.")
+    if "id" in request and type(request["id"]) is not str:
+        raise Refused(f"id: {_said(request['id'])}, expected a string.")
+    return Request(arrays, *_outputs(request), request.get("id", ""))
+
+
+def write_response(
+    answers: dict[str, np.ndarray], request: Request, model: str, version: str, classes: Sequence[str] = ()
+) -> tuple[int | None, bytes]:
+    """The answers that were asked for, in the form that was asked for.
+
+    Args:
+        answers: every output of the model.
+        classes: the labels of the last axis, for who asks for the best classes; none where they are not as many.
+
+    Returns:
+        Bytes of the JSON, for Inference-Header-Content-Length, or ``None`` where no output is binary; and the body.
+
+    Raises:
+        Refused: an output that the model does not have; FP16, NaN or an infinity in JSON; classes of NaN, or more than
+            there are.
+    """
+    outputs, values = [], []
+    for name in request.outputs or answers:
+        if name not in answers:
+            raise Refused(f"outputs: name {_said(name)}, expected {_names(answers)}.")
+        answer = answers[name]
+        binary = request.binary if isinstance(request.binary, bool) else name in request.binary
+        if name in request.top:
+            strings = _classified(name, answer, request.top[name], classes)
+            shape, datatype = [*answer.shape[:-1], request.top[name]], "BYTES"
+            raw: Any = b"".join(_counted(string.encode()) for string in strings) if binary else strings
+        else:
+            if answer.dtype not in _DATATYPES:
+                raise Refused(f"output '{name}': {answer.dtype}, for which the protocol has no datatype.")
+            shape, datatype = list(answer.shape), _DATATYPES[answer.dtype]
+            raw = memoryview(np.ascontiguousarray(answer)) if binary else _listed(name, answer)
+        start = f'{{"name":{_encoded(name)},"shape":{shape},"datatype":"{datatype}",'
+        if binary:
+            values.append(raw)
+            size = raw.nbytes if isinstance(raw, memoryview) else len(raw)
+            outputs.append(f'{start}"parameters":{{"binary_data_size":{size}}}}}')
+        else:
+            outputs.append(f'{start}"data":{_as_json(name, raw)}}}')
+    asked = f'"id":{_encoded(request.id)},' if request.id else ""
+    header = (
+        f'{{"model_name":{_encoded(model)},"model_version":{_encoded(version)},{asked}"outputs":[{",".join(outputs)}]}}'
+    ).encode()
+    return (len(header), b"".join([header, *values])) if values else (None, header)
+
+
+def one_call(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
+    """``inputs`` and ``outputs`` ``{name, dtype, shape}`` of what is served: the graph's, or a line to its translation.
+
+    An encoder and a decoder are one call: the line, and its greedy answer, uint8, 0 = padding at the end.
+    """
+    if "encoder" not in bundle.io:
+        return bundle.io["network"]
+    outputs = [{"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}]
+    return {"inputs": bundle.io["encoder"]["inputs"], "outputs": outputs}
+
+
+def metadata(bundle: Bundle, precision: str) -> dict[str, Any]:
+    """The model metadata of ``bundle`` at ``precision``; a version is the start of the contract's SHA-256.
+
+    Raises:
+        Refused: the bundle has no such precision.
+    """
+    if why := bundle.lacks(precision):
+        raise Refused(f"{bundle.folder}: {precision}: {why}.")
+    return {
+        "name": f"{bundle.recipe}-{precision}",
+        "versions": [bundle.sha256[:12]],
+        "platform": "onnx_onnxv1",
+        **{side: [_described(tensor) for tensor in tensors] for side, tensors in one_call(bundle).items()},
+    }
+
+
+def server_metadata() -> dict[str, Any]:
+    """The server metadata; without a version where Plumbline was copied and not installed."""
+    try:
+        release = version("plumbline")
+    except PackageNotFoundError:
+        release = ""
+    return {"name": "plumbline", "version": release, "extensions": ["binary_tensor_data", "classification"]}
+
+
+def _described(tensor: dict[str, Any]) -> dict[str, Any]:
+    shape = [size if isinstance(size, int) else -1 for size in tensor["shape"]]
+    return {"name": tensor["name"], "datatype": TYPES[tensor["dtype"]][0], "shape": shape}
+
+
+def _header_length(came: int | bytes, most: int) -> int:
+    """``came`` as a number of bytes of the body."""
+    length = came if isinstance(came, int) else int(came) if came.isdigit() and len(came) <= 20 else -1
+    if not 0 <= length <= most:
+        shown = _said(came if isinstance(came, int) else came.decode("latin-1"))
+        raise Refused(f"Inference-Header-Content-Length: {shown}, expected a number from 0 to the body's {most} bytes.")
+    return length
+
+
+def _no_number(spelled: str) -> float:
+    raise Refused(f"JSON: {spelled}, expected a number that JSON has. Send such values in binary.")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that is there twice would mean one thing to one reader and another to the next."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Refused(f"JSON: key {_said(twice)} twice, expected once.")
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_encoded = _ENCODER.encode
+
+
+def _parsed(header: bytes) -> dict[str, Any]:
+    try:
+        request = _DECODER.decode(header.decode())
+    except RecursionError:
+        raise Refused("JSON: nested too deep, expected no deeper than a tensor.") from None
+    except ValueError as error:
+        raise Refused(f"JSON: broken ({error}), expected one object in UTF-8.") from None
+    if type(request) is not dict:
+        raise Refused(f"JSON: {_said(request)}, expected an object.")
+    return request
+
+
+def _objects(request: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list of objects under ``key``."""
+    listed = request.get(key)
+    if type(listed) is not list:
+        raise Refused(f"{key}: {_said(listed)}, expected a list of objects.")
+    for each in listed:
+        if type(each) is not dict:
+            raise Refused(f"{key}: {_said(each)} in the list, expected objects.")
+    return listed
+
+
+def _parameters(of: dict[str, Any], label: str) -> dict[str, Any]:
+    parameters = of.get("parameters", {})
+    if type(parameters) is not dict:
+        raise Refused(f"{label}: parameters {_said(parameters)}, expected an object.")
+    return parameters
+
+
+def _outputs(request: dict[str, Any]) -> tuple[tuple[str, ...], bool | frozenset[str], dict[str, int]]:
+    """The names that were asked for, which of them in binary, and of which the best classes."""
+    every = _flag(_parameters(request, "request"), "binary_data_output", False, "request")
+    if "outputs" not in request:
+        return (), every, {}
+    binary: dict[str, bool] = {}
+    top: dict[str, int] = {}
+    for each in _objects(request, "outputs"):
+        name = each.get("name")
+        if type(name) is not str:
+            raise Refused(f"outputs: name {_said(name)}, expected a string.")
+        label = f"output {_said(name)}"
+        if name in binary:
+            raise Refused(f"{label}: asked for twice, expected once.")
+        parameters = _parameters(each, label)
+        binary[name] = _flag(parameters, "binary_data", every, label)
+        if "classification" in parameters:
+            count = parameters["classification"]
+            if type(count) is not int or count < 1:
+                raise Refused(f"{label}: classification {_said(count)}, expected how many classes, from 1.")
+            top[name] = count
+    if not binary:
+        return (), every, {}
+    return tuple(binary), frozenset(name for name, asked in binary.items() if asked), top
+
+
+def _flag(parameters: dict[str, Any], key: str, default: bool, label: str) -> bool:
+    value = parameters.get(key, default)
+    if type(value) is not bool:
+        raise Refused(f"{label}: {key} {_said(value)}, expected true or false.")
+    return value
+
+
+def _shape(name: str, came: Any, expected: list[int | str], sizes: dict[str, int], most: int) -> tuple[list[int], int]:
+    """``came`` as a shape, and its number of values; ``sizes`` of the free axes are added as they come.
+
+    Args:
+        most: bytes of the body; a value takes one at least, in JSON as in binary.
+    """
+    if type(came) is not list or len(came) != len(expected):
+        raise Refused(f"input '{name}': shape {_said(came)}, expected {_axes(expected)}.")
+    count = 1
+    for size, axis in zip(came, expected):
+        if type(size) is not int or size < 1:
+            raise Refused(f"input '{name}': shape {_said(came)}, expected {_axes(expected)}, integers from 1.")
+        if size != (axis if type(axis) is int else sizes.setdefault(axis, size)):  # type: ignore[arg-type]
+            known = f"; {axis} is {_said(sizes[axis])} in another axis" if isinstance(axis, str) else ""
+            raise Refused(f"input '{name}': shape {_said(came)}, expected {_axes(expected)}{known}.")
+        count *= size
+    if count > most:
+        raise Refused(f"input '{name}': shape {_said(came)}, expected no more values than the body has bytes, {most}.")
+    return came, count
+
+
+def _from_binary(
+    name: str, body: bytes, place: int, size: Any, shape: list[int], count: int, dtype: np.dtype
+) -> np.ndarray:
+    if type(size) is not int or size != count * dtype.itemsize:
+        raise Refused(
+            f"input '{name}': binary_data_size {_said(size)}, expected {count * dtype.itemsize} for the shape {shape}."
+        )
+    if place + size > len(body):
+        raise Refused(
+            f"input '{name}': {len(body) - place} bytes of binary data are left after the JSON and the inputs before, "
+            f"expected {size}. Send all of them, and Inference-Header-Content-Length: the bytes of the JSON."
+        )
+    values = np.frombuffer(body, dtype, count, place)
+    if dtype.kind == "b" and (wrong := values.view(np.uint8)).max() > 1:
+        raise Refused(f"input '{name}': a byte {wrong.max()}, expected 0 or 1 for BOOL.")
+    return (values if values.flags.aligned else values.copy()).reshape(shape)
+
+
+def _from_json(name: str, data: Any, shape: list[int], count: int, dtype: np.dtype, code: str) -> np.ndarray:
+    if dtype == np.float16:
+        raise Refused(f"input '{name}': FP16 in JSON, expected in binary (binary_data_size): JSON has no such number.")
+    flat = _flat(name, data, shape, count)
+    takes = {bool} if dtype.kind == "b" else {int, float} if dtype.kind == "f" else {int}
+    if not set(map(type, flat)) <= takes:
+        raise _first_wrong(name, flat, dtype, [type(value) not in takes for value in flat])
+    try:
+        values = np.frombuffer(array(code, flat), np.dtype(code))
+    except OverflowError:
+        raise _first_wrong(name, flat, dtype, _beyond(flat, dtype)) from None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values = values.astype(dtype, copy=False)
+        if not np.isfinite(values).all():
+            raise _first_wrong(name, flat, dtype, _beyond(flat, dtype))
+    return (values.view(bool) if dtype.kind == "b" else values).reshape(shape)
+
+
+def _flat(name: str, data: Any, shape: list[int], count: int) -> list[Any]:
+    """The values in a row, of ``data`` in a row or nested as ``shape`` has it."""
+    if type(data) is not list:
+        raise Refused(f"input '{name}': data {_said(data)}, expected a list.")
+    if data and type(data[0]) is not list:
+        if len(data) != count:
+            raise Refused(f"input '{name}': {len(data)} values in data, expected {count} for the shape {shape}.")
+        return data
+    level = [data]
+    for size in shape:
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+            raise Refused(f"input '{name}': data not nested as the shape {shape}, expected so, or {count} in a row.")
+        level = list(chain.from_iterable(level))
+    return level
+
+
+def _beyond(flat: list[Any], dtype: np.dtype) -> list[bool]:
+    """Which of the numbers ``dtype`` cannot hold."""
+    least, most = _range(dtype)
+    return [not least <= value <= most for value in flat]
+
+
+def _range(dtype: np.dtype) -> tuple[float, float]:
+    """The least and the greatest number that ``dtype`` holds."""
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+def _first_wrong(name: str, flat: list[Any], dtype: np.dtype, wrong: list[bool]) -> Refused:
+    place = wrong.index(True)
+    if dtype.kind == "b":
+        expected = "true or false"
+    else:
+        least, most = _range(dtype)
+        expected = f"{'a number' if dtype.kind == 'f' else 'an integer'} from {least} to {most}"
+    return Refused(f"input '{name}': data[{place}] is {_said(flat[place])}, expected {expected}.")
+
+
+def _listed(name: str, answer: np.ndarray) -> list[Any]:
+    """The values in a row."""
+    if answer.dtype == np.float16:
+        raise Refused(f"output '{name}': FP16 in JSON, expected in binary (binary_data): JSON has no such number.")
+    return answer.ravel().tolist()
+
+
+def _as_json(name: str, values: list[Any]) -> str:
+    try:
+        return _encoded(values)
+    except ValueError:
+        place = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise Refused(
+            f"output '{name}': value {place} is {values[place]}, which JSON does not have, expected a number. "
+            f"Ask for it in binary (binary_data)."
+        ) from None
+
+
+def _classified(name: str, answer: np.ndarray, count: int, classes: Sequence[str]) -> list[str]:
+    """The ``count`` largest of the last axis as ``value:index[:label]``, in a row; of equal ones the first is first."""
+    if not answer.ndim or count > answer.shape[-1]:
+        most = answer.shape[-1] if answer.ndim else 0
+        raise Refused(f"output '{name}': classification {_said(count)}, expected at most {most}, its classes.")
+    if answer.dtype.kind == "f" and np.isnan(answer).any():
+        raise Refused(f"output '{name}': NaN among the classes, expected numbers, which have an order.")
+    many = answer.shape[-1]
+    order = many - 1 - np.argsort(answer[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :count]
+    labels = [f":{label}" for label in classes] if len(classes) == many else [""] * many
+    values = np.take_along_axis(answer, order, axis=-1)
+    return [f"{value!s}:{index}{labels[index]}" for value, index in zip(values.ravel(), order.ravel())]
+
+
+def _counted(string: bytes) -> bytes:
+    """A string as the protocol's binary form has it."""
+    return len(string).to_bytes(4, "little") + string
+
+
+def _said(value: Any) -> str:
+    """What came, on one short line; a tensor's worth of it is cut."""
+    said = _SHORT.repr(value)
+    return said if len(said) <= 100 else f"{said[:97]}..."
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def _axes(expected: list[int | str]) -> str:
+    return f"[{', '.join(map(str, expected))}]"
