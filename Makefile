@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev
+EXTRAS := dev,serve
 ifeq ($(shell uname -sm),Linux x86_64)
-EXTRAS := dev,rtx
+EXTRAS := dev,serve,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test slow results paper-results kit bench
+.PHONY: repro paper test slow results paper-results kit serve triton bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
@@ -40,11 +40,18 @@ paper-results: paper
 kit: repro
 	python -m pipeline.kit $(RECIPE)
 
+serve: repro
+	python -m deploy.server $(if $(RECIPE),build/bundle/$(RECIPE),build/bundle/*) --verdicts build/verdicts.json
+
+triton: repro
+	python -m pipeline.triton $(RECIPE)
+
 bench: $(VENV)/installed
 	python -m benchmarks.training
 	python -m benchmarks.engines
 	python -m benchmarks.kit
 	python -m benchmarks.page
+	python -m benchmarks.serving --triton
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -37,6 +37,7 @@ def measure(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     cache: Path | None = None,
     units: int | None = None,
+    around: Callable[[str, Requests], Requests] | None = None,
 ) -> dict[str, Any]:
     """Accuracy, memory and latency of every target, from the same opened artefact.
 
@@ -46,6 +47,7 @@ def measure(
         progress: wraps the timed rounds, for a bar.
         cache: where what is measured is kept as it is measured, so that a run that is killed goes on from there.
         units: measure the first so many of ``test`` alone, and no drift; ``None``: all of them.
+        around: is given a target's name and its requests, and gives those that are timed in their place.
 
     Returns:
         The measurement, as ``deploy.measurement`` tells it.
@@ -60,8 +62,8 @@ def measure(
     for target in targets:
         rows[target.name], asked = _row(bundle, task, target, exact, examples, cache)
         if asked:
-            requests[target.name] = asked
-    told = {target.name: target.told for target in targets if target.device == "cuda"}
+            requests[target.name] = around(target.name, asked) if around else asked
+    told = {target.name: target.told for target in targets if target.device == "cuda" and target.told}
     rounds, times = timed(requests, told, progress, cache)
     for name, facts in times.items():
         _enter(name, facts, reference, rows)

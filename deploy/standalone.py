@@ -2,7 +2,7 @@
 
 ``python -m deploy.measure BUNDLE ...`` builds the engines that this machine can run, measures every target that is
 here, and writes one file for ``python -m pipeline.verify --from FILE`` where the bundles were made. Run again after it
-was stopped, it goes on.
+was stopped, it goes on. With ``--server URL`` it measures what is served there, in turn with the same fp32 graph here.
 """
 
 import argparse
@@ -23,14 +23,24 @@ import deploy
 from deploy.contract import Bundle, open_bundle
 from deploy.engines import build_engines
 from deploy.errors import Refused
-from deploy.files import sha256, write_json
-from deploy.host import describe
+from deploy.files import read_json, sha256, write_json
+from deploy.host import describe, slug
+from deploy.latency import Requests
 from deploy.measure import measure
-from deploy.measurement import FORMAT, read_returned
+from deploy.measurement import FORMAT, TIMED, read_returned
+from deploy.remote import UNASKED, Server, Wait, host_of, noting, open_server, remote_targets
+from deploy.rounds import BLOCK
 from deploy.targets import EngineTarget, Target, engine_targets, targets
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 OPTIONS = {"level": None, "workspace_mib": None, "refit": False}  # as TensorRT itself would have it
+
+TOKEN = "PLUMBLINE_TOKEN"  # noqa: S105  # the variable's name, as the server has it
+SERVERS_OWN = {  # what would be measured here is the memory of the process that asks
+    "memory_bytes": None,
+    "device_memory_bytes": None,
+    "memory_reason": "it is the server's, which does not tell",
+}
 
 VARIES = ("memory_bytes", "untold")  # of a board: what it has left of its memory, and words, from start to start
 
@@ -43,8 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.measure", description=__doc__.partition("\n")[0])
     parser.add_argument("bundles", metavar="BUNDLE", nargs="+", type=Path, help="a folder with a contract.json")
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("measured"), help="(measured)")
+    parser.add_argument("--server", metavar="URL", help=f"measure what is served there; its token is in ${TOKEN}")
     asked = parser.parse_args()
-    with_words("measure", lambda: measure_bundles(asked.bundles, asked.out))
+    if asked.server is None:
+        with_words("measure", lambda: measure_bundles(asked.bundles, asked.out))
+    else:
+        with_words("measure", lambda: measure_served(asked.bundles, asked.out, asked.server, os.environ.get(TOKEN, "")))
 
 
 def with_words(program: str, work: Callable[[], object]) -> None:
@@ -71,10 +85,38 @@ def measure_bundles(folders: Sequence[Path], out: Path) -> Path:
     gpus = ", ".join(gpu["name"] for gpu in host["gpus"]) or f"no GPU ({host['gpu_error']})"
     print(f"{host['name']}: {', '.join(here)}; {gpus}")
     wanted = [engine for engine in engine_targets() if can_run(engine, host, here)]
+    return _measure_each(bundles, out, lambda bundle: measure_bundle(bundle, host, here, wanted, out)[0])
+
+
+def measure_served(folders: Sequence[Path], out: Path, url: str, token: str = "") -> Path:
+    """Measure each bundle as the server at ``url`` serves it; the file that holds it all.
+
+    Beside what is served the same runtime's fp32 graph is timed in this process, where it is installed: a served
+    target's latency is told against it, which is what serving costs, and the way there. The file is of a host of its
+    own name, ``<host>-asking-<server>``, so that neither it nor the rows of this host take the other's place.
+
+    Args:
+        out: as ``measure_bundles``.
+        token: that the server wants; empty: none.
+
+    Raises:
+        Refused: as ``measure_bundles``; no server of Plumbline's at ``url``. One that is gone meanwhile is told in the
+            rows that it leaves unmeasured.
+    """
+    bundles, here, server = open_bundles(folders), describe(), open_server(url, token)
+    host = here | {
+        "name": f"{here['name']}-asking-{slug(host_of(url))}",
+        "server": {"url": url, "device": server.device},
+    }
+    print(f"{here['name']} asks {host_of(url)}: {len(server.versions)} models on {server.device}")
+    return _measure_each(bundles, out, lambda bundle: _measure_served(bundle, host, server, out))
+
+
+def _measure_each(bundles: Sequence[Bundle], out: Path, measure_one: Callable[[Bundle], dict[str, Any]]) -> Path:
     measurements = []
     with alone_in(out):
         for bundle in bundles:
-            measurement, _, _ = measure_bundle(bundle, host, here, wanted, out)
+            measurement = measure_one(bundle)
             say_rows(measurement["recipe"], measurement["targets"])
             measurements.append(measurement)
         return write_return(measurements, out)
@@ -180,14 +222,72 @@ def measure_bundle(
             f"{name}: nothing can be measured here: of the runtimes there is {', '.join(here)}, and no GPU that it "
             f"works on ({host['gpu_error']}). Mend that, or install onnxruntime."
         )
-    made_from = json.dumps([FORMAT, bundle.sha256, _lasting(host), built, units, _code()], sort_keys=True)
-    cache = _measuring(out, units) / name / hashlib.sha256(made_from.encode()).hexdigest()[:16]
+    cache = _cache(bundle, host, built, out, units)
 
     def progress(rounds: Iterable[int]) -> Iterable[int]:
         counted = _counted(f"{name}: rounds", rounds)
         return blocks(cache, counted) if blocks else counted
 
     return measure(bundle, rows, dict(host), progress=progress, cache=cache, units=units), rows, cache
+
+
+def _measure_served(bundle: Bundle, host: Mapping[str, Any], server: Server, out: Path) -> dict[str, Any]:
+    """The measurement of what is served of a bundle; ``beside``: the target that it was timed beside, if any."""
+    served, name = remote_targets(bundle, server), f"onnxruntime-{server.device}-fp32"
+    here = ["onnxruntime"] if importlib.util.find_spec("onnxruntime") else []
+    rows: list[Target] = [row for row in targets(bundle, host, out, {}, []) if row.name == name]
+    rows = [row for row in rows if _is_here(row, host, here) and not all(row.reason for row in served)] + [*served]
+    cache = _cache(bundle, host, server.versions, out, None)
+    for target in rows:
+        write_json(cache / f"memory {target.name}.json", SERVERS_OWN)
+    waits = {target.name: target.waits for target in served}
+    noted: dict[str, list[Wait | None]] = {target.name: [] for target in served}
+
+    def around(name: str, requests: Requests) -> Requests:
+        return noting(requests, waits[name], noted[name]) if name in waits else requests
+
+    def progress(rounds: Iterable[int]) -> Iterable[int]:
+        return _keep_noted(cache, noted, _counted(f"{bundle.recipe}: rounds", rounds))
+
+    measurement = measure(bundle, rows, dict(host), progress=progress, cache=cache, around=around)
+    told, rounds = measurement["targets"], measurement["latency"]["rounds"]
+    beside = told.pop(name, {})
+    if "latency_s" in beside:
+        measurement["beside"] = {"target": name} | {key: beside[key] for key in TIMED}
+    for target in served:
+        row = told[target.name]
+        if UNASKED in row.get("failed", ""):
+            told[target.name] = {key: row[key] for key in ("precision", "device")} | {"reason": row["failed"]}
+        elif "latency_s" in row:
+            row |= _noted_of(cache, target.name, rounds)
+    return measurement
+
+
+def _keep_noted(cache: Path, noted: Mapping[str, list[Wait | None]], blocks: Iterable[int]) -> Iterator[int]:
+    """``blocks``, and after each one that is timed now, not read from ``cache``, what was noted of its rounds."""
+    for first in blocks:
+        for of in noted.values():
+            of.clear()
+        yield first
+        if any(noted.values()):
+            write_json(cache / f"noted from {first}.json", {name: of[-BLOCK:] for name, of in noted.items()})
+
+
+def _noted_of(cache: Path, name: str, rounds: int) -> dict[str, list[float]]:
+    """Where the seconds of each timed request of ``name`` went; nothing where some do not tell."""
+    noted: list[list[float] | None] = []
+    for first in range(0, rounds, BLOCK):
+        file = cache / f"noted from {first}.json"
+        noted += read_json(file)[name][-min(BLOCK, rounds - first) :] if file.is_file() else []
+    if len(noted) != rounds or None in noted:
+        return {}
+    return {part: [float(f"{s:.4g}") for s in seconds] for part, seconds in zip(Wait._fields, zip(*noted))}
+
+
+def _cache(bundle: Bundle, host: Mapping[str, Any], made: Mapping[str, Any], out: Path, units: int | None) -> Path:
+    """Where is kept what is measured of ``bundle``; ``made``: of what, beside it."""
+    made_from = json.dumps([FORMAT, bundle.sha256, _lasting(host), made, units, _code()], sort_keys=True)
+    return _measuring(out, units) / bundle.recipe / hashlib.sha256(made_from.encode()).hexdigest()[:16]
 
 
 def say_rows(recipe: str, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -63,8 +63,9 @@ METRICS = (
 MEMORY = ("memory_bytes", "device_memory_bytes", "memory_reason")
 ON_DEVICE = ("device_share", "no_graph", "on_cpu")
 POWER = ("power_w", "energy_mj", "power_reason")  # of a board: the module's, and of one request at it
+SERVED = ("transport_ms", "queue_ms", "compute_ms")  # medians, of what is served
 HOST = ("device", "host", "date", "notes", "sha256", "latency_against", "device_ms")
-ROW = (*METRICS, *HOST, *ON_DEVICE, *POWER)  # what every row has; some of it may be null
+ROW = (*METRICS, *HOST, *ON_DEVICE, *POWER, *SERVED)  # what every row has; some of it may be null
 
 
 def causes(parts: list[Judgement]) -> list[dict[str, str]]:
@@ -117,6 +118,7 @@ def judge(measurement: dict[str, Any], contract_sha256: str, floor: float, budge
             merged |= {"size_bytes": row["size_bytes"]} | {key: row.get(key) for key in (*MEMORY, *ON_DEVICE)}
             merged["device_ms"] = None if row.get("device_s") is None else 1e3 * row["device_s"]
             merged |= _power(row.get("power")) | {"notes": row.get("notes"), "sha256": row.get("sha256")}
+            merged |= _served(row)
             merged["details"] = task.details(np.asarray(row["statistics"], dtype=float))
             merged["graph_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
         merged |= {
@@ -155,6 +157,16 @@ def _power(power: dict[str, Any] | None) -> dict[str, Any]:
         "energy_mj": None if energy_j is None else 1e3 * energy_j,
         "power_reason": "" if energy_j is not None else power["untold"].get("energy_j", "untold"),
     }
+
+
+def _served(row: dict[str, Any]) -> dict[str, Any]:
+    """Where the time of a served target's requests goes; nothing of any other."""
+    parts = {f"{part}_ms": row.get(f"{part}_s") for part in ("transport", "queue", "compute")}
+    medians = {part: 1e3 * float(np.median(seconds)) for part, seconds in parts.items() if seconds}
+    if len(medians) < len(parts):
+        return {}
+    told = ", ".join(f"{part.removesuffix('_ms')} {ms:.3f} ms" for part, ms in medians.items())
+    return medians | {"notes": [*(row.get("notes") or []), f"{told} (medians)"]}
 
 
 def judge_unmeasured(reason: str, recipe: Recipe) -> dict[str, Any]:
@@ -203,14 +215,17 @@ def _parts(
 
 
 def _speed(measurement: dict[str, Any], target: str, budget: float | None) -> Judgement:
-    """Latency against the trained network's; where PyTorch was not, against the same runtime's own fp32, unjudged."""
+    """Latency against the trained network's; where PyTorch was not, unjudged against that of another target.
+
+    That is the one that all were timed ``beside``, as of what is served, or else the same runtime's own fp32.
+    """
     row, trained = measurement["targets"][target], measurement["trained"]
     timed = trained["latency"].get(row["device"])
     runtime = target.rpartition("-")[0]
     own = f"{runtime.removesuffix('-dla')}-fp32"  # a DLA computes no fp32: the GPU's beside it
-    fp32 = measurement["targets"].get(own, {})
-    if timed is None and budget is None and own != target and "latency_s" in fp32:
-        return judge_latency(row, fp32, None, against=own)
+    other = measurement.get("beside") or measurement["targets"].get(own, {}) | {"target": own}
+    if timed is None and budget is None and other["target"] != target and "latency_s" in other:
+        return judge_latency(row, other, None, against=other["target"])
     failed = trained.get("failed", {}).get(row["device"], "")
     return judge_latency(row, timed, budget, failed)
 

@@ -6,8 +6,6 @@ import random
 import re
 import struct
 import tracemalloc
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.contract import Bundle
 from deploy.errors import Refused
-from deploy.server.protocol import Request, metadata, read_request, server_metadata, write_response
+from deploy.server.protocol import Request, form, read_request, write_response
 
 LIMIT = 2**20
 # numpy's name -> the protocol's, struct's code, least and greatest integer
@@ -130,7 +127,7 @@ def test_what_a_client_wrote_is_read(sent: list[dict], rows: bool, indent: int |
     ]
     inputs = [{"name": t["name"], "dtype": t["dtype"], "shape": shape} for t, shape in zip(sent, free)]
     came = data.draw(st.sampled_from([length, b"%d" % length]))
-    request = read_request(body, came, inputs[::-1], LIMIT)
+    request = read_request(body, came, form(inputs[::-1]), LIMIT)
     assert list(request.inputs) == [tensor["name"] for tensor in sent]
     for tensor, array in zip(sent, request.inputs.values()):
         assert array.dtype == tensor["dtype"] and array.shape == tuple(tensor["shape"]) and array.flags.aligned
@@ -146,7 +143,7 @@ def test_what_is_answered_a_client_reads(made: list[dict], said: str, flip: bool
     wanted = data.draw(st.permutations(made))
     outputs = [{"name": tensor["name"], "parameters": {"binary_data": tensor["binary"]}} for tensor in wanted]
     more = {"id": said, "outputs": outputs, "parameters": {"binary_data_output": data.draw(st.booleans())}}
-    request = read_request(json.dumps({"inputs": [], **more}).encode(), None, [], LIMIT)
+    request = read_request(json.dumps({"inputs": [], **more}).encode(), None, form([]), LIMIT)
     length, answer = write_response(answers, request, 'a "model"', "é")
     assert (length is None) == (not any(tensor["binary"] for tensor in made))
     response = read(length, answer)
@@ -160,16 +157,16 @@ def test_what_is_answered_a_client_reads(made: list[dict], said: str, flip: bool
 
 
 def asked(**parts: Any) -> Request:
-    return Request(**{"inputs": {}, "outputs": (), "binary": False, "top": {}, "id": ""} | parts)
+    return Request(**{"inputs": {}, "parameters": {}, "outputs": (), "binary": False, "top": {}, "id": ""} | parts)
 
 
 def test_all_outputs_are_answered_where_none_is_named() -> None:
     answers = {"b": np.zeros((1, 2), np.float32), "a": np.arange(3)}
     body = json.dumps({"inputs": [], "outputs": []}).encode()
-    length, answer = write_response(answers, read_request(body, None, [], LIMIT), "m", "1")
+    length, answer = write_response(answers, read_request(body, None, form([]), LIMIT), "m", "1")
     assert length is None and [output["name"] for output in read(None, answer)["outputs"]] == ["b", "a"]
     body = json.dumps({"inputs": [], "parameters": {"binary_data_output": True}}).encode()
-    length, answer = write_response(answers, read_request(body, None, [], LIMIT), "m", "1")
+    length, answer = write_response(answers, read_request(body, None, form([]), LIMIT), "m", "1")
     assert [output["parameters"] for output in read(length, answer)["outputs"]] == [
         {"binary_data_size": 8},
         {"binary_data_size": 24},
@@ -179,7 +176,7 @@ def test_all_outputs_are_answered_where_none_is_named() -> None:
 def test_an_output_has_its_own_word_over_the_requests() -> None:
     named = [{"name": "a"}, {"name": "b", "parameters": {"binary_data": False}}]
     body = json.dumps({"inputs": [], "outputs": named, "parameters": {"binary_data_output": True}}).encode()
-    request = read_request(body, None, [], LIMIT)
+    request = read_request(body, None, form([]), LIMIT)
     response = read(*write_response({"a": np.arange(3), "b": np.arange(2)}, request, "m", "1"))
     assert [("data" in output, output["values"]) for output in response["outputs"]] == [
         (False, [0, 1, 2]),
@@ -192,12 +189,12 @@ def test_binary_is_a_view_where_it_lies_aligned_and_a_copy_where_not() -> None:
     for spaces in range(4):
         sent = {"name": "state", "dtype": "float32", "shape": [1, 2], "values": [1.5, -2.0], "binary": True}
         length, body = written([sent], id=" " * spaces)
-        state = read_request(body, length, TWO[1:], LIMIT).inputs["state"]
+        state = read_request(body, length, form(TWO[1:]), LIMIT).inputs["state"]
         assert state.tolist() == [[1.5, -2.0]] and state.flags.aligned
         views.append(np.shares_memory(state, np.frombuffer(body, np.uint8)))
     assert sorted(views) == [False, False, False, True]
     length, body = written([{"name": "image", "dtype": "uint8", "shape": [1, 2, 2], "values": [1] * 4, "binary": True}])
-    assert np.shares_memory(read_request(body, length, IMAGE, LIMIT).inputs["image"], np.frombuffer(body, np.uint8))
+    assert np.shares_memory(read_request(body, length, form(IMAGE), LIMIT).inputs["image"], np.frombuffer(body, np.uint8))
 
 
 # Bad requests
@@ -325,7 +322,7 @@ def as_body(part: Any) -> bytes:
 def test_a_bad_request_is_refused_in_one_line(part: Any, message: str) -> None:
     part, inputs = part if isinstance(part, tuple) else (part, IMAGE)
     with pytest.raises(Refused, match=re.escape(message)) as refused:
-        read_request(as_body(part), None, inputs, LIMIT)
+        read_request(as_body(part), None, form(inputs), LIMIT)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
@@ -365,14 +362,14 @@ HEADER = as_body(binary(4))
 )
 def test_a_bad_frame_is_refused(body: bytes, length: Any, message: str) -> None:
     with pytest.raises(Refused, match=re.escape(message)):
-        read_request(body, length, IMAGE, LIMIT)
+        read_request(body, length, form(IMAGE), LIMIT)
 
 
 def test_a_byte_that_is_no_boolean_is_refused() -> None:
     header = as_body(binary(2, shape=[2], datatype="BOOL"))
     inputs = [{"name": "image", "dtype": "bool", "shape": ["n"]}]
     with pytest.raises(Refused, match="input 'image': a byte 2, expected 0 or 1 for BOOL"):
-        read_request(header + b"\x01\x02", len(header), inputs, LIMIT)
+        read_request(header + b"\x01\x02", len(header), form(inputs), LIMIT)
 
 
 def test_a_free_axis_has_one_size_in_all_inputs() -> None:
@@ -384,10 +381,10 @@ def test_a_free_axis_has_one_size_in_all_inputs() -> None:
     with pytest.raises(
         Refused, match=re.escape("'state': shape [3, 2], expected [batch, 2]; batch is 2 in another axis.")
     ):
-        read_request(body, length, TWO, LIMIT)
+        read_request(body, length, form(TWO), LIMIT)
     length, body = written(sent[:1])
     with pytest.raises(Refused, match="inputs: without 'state', expected 'state', 'text'"):
-        read_request(body, length, TWO, LIMIT)
+        read_request(body, length, form(TWO), LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +402,7 @@ def test_a_free_axis_has_one_size_in_all_inputs() -> None:
 )
 def test_deep_json_and_huge_numbers_are_refused(body: bytes, message: str) -> None:
     with pytest.raises(Refused, match=re.escape(message)):
-        read_request(body, None, typed("FP32", [])[1], LIMIT)
+        read_request(body, None, form(typed("FP32", [])[1]), LIMIT)
 
 
 def test_random_bytes_raise_nothing_but_refused() -> None:
@@ -440,7 +437,7 @@ def test_random_bytes_raise_nothing_but_refused() -> None:
             piece = draw.choice([draw.randbytes(1), b"9", b"]", b'"', b"-", b"e9", changed[start : start + 9], b""])
             changed[start : start + draw.randrange(3)] = piece
         try:
-            request = read_request(bytes(changed), draw.choice([None, length, length, length, b"x", 7]), TWO, LIMIT)
+            request = read_request(bytes(changed), draw.choice([None, length, length, length, b"x", 7]), form(TWO), LIMIT)
         except Refused as refused:
             assert "\n" not in str(refused) and len(str(refused)) < 400
         else:
@@ -467,7 +464,7 @@ def test_random_bytes_raise_nothing_but_refused() -> None:
 def test_memory_is_bounded_by_the_bodys_size(body: bytes, most: int) -> None:
     tracemalloc.start()
     try:
-        read_request(body, None, [{"name": "x", "dtype": "float32", "shape": ["n"]}], LIMIT)
+        read_request(body, None, form([{"name": "x", "dtype": "float32", "shape": ["n"]}]), LIMIT)
     except Refused:
         pass
     finally:
@@ -522,33 +519,5 @@ def test_the_best_classes_come_first_and_of_equal_ones_the_first(
 def test_a_class_as_the_extensions_document_has_it() -> None:
     answer = np.array([1.1, 3.3, 0.5, 2.4], np.float32)
     body = as_body({"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]})
-    response = read(*write_response({"y": answer}, read_request(body, None, [], LIMIT), "m", "1"))
+    response = read(*write_response({"y": answer}, read_request(body, None, form([]), LIMIT), "m", "1"))
     assert response["outputs"][0]["data"] == ["3.3:1", "2.4:3"] and response["outputs"][0]["shape"] == [2]
-
-
-def test_the_metadata_of_a_bundle(bundle: Bundle) -> None:
-    told = metadata(bundle, "fp16")
-    assert told == {
-        "name": "gorner_digits-fp16",
-        "versions": [bundle.sha256[:12]],
-        "platform": "onnx_onnxv1",
-        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 1, 8, 8]}],
-        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
-    }
-    source = {"name": "source", "dtype": "uint8", "shape": ["batch", "time"]}
-    told = metadata(replace(bundle, io={"encoder": {"inputs": [source]}, "step": {}}), "fp32")
-    assert told["inputs"] == [{"name": "source", "datatype": "UINT8", "shape": [-1, -1]}]
-    assert told["outputs"] == [{"name": "greedy", "datatype": "UINT8", "shape": [-1, 32]}]
-    with pytest.raises(Refused, match="int4: the recipe does not ask for int4"):
-        metadata(bundle, "int4")
-
-
-def test_the_metadata_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    extensions = ["binary_tensor_data", "classification"]
-    assert server_metadata() == {"name": "plumbline", "version": version("plumbline"), "extensions": extensions}
-
-    def absent(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("deploy.server.protocol.version", absent)
-    assert server_metadata()["version"] == ""

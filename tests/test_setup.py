@@ -14,7 +14,7 @@ PINS = dict(
 def test_one_constraints_file_pins_all_that_is_named() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["dev"], *extras["rtx"]]:
+    for requirement in [*project["dependencies"], *extras["dev"], *extras["rtx"], *extras["serve"]]:
         name, version = re.match(r"([\w.-]+)==([^;\s]+)", requirement).groups()
         if name == "onnxruntime":  # stands in for onnxruntime-gpu where that has no wheel
             name = "onnxruntime-gpu"

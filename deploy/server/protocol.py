@@ -16,16 +16,13 @@ Sources:
 import json
 import reprlib
 from array import array
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.contract import Bundle
 from deploy.errors import Refused
-from deploy.tasks.translation import LONGEST
 
 TYPES = {  # numpy's name -> the protocol's, and how `array` calls what JSON gives for it
     "bool": ("BOOL", "B"),
@@ -48,23 +45,47 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring = 3, 80
 
 
+class Form(NamedTuple):
+    """What a model takes: ``form`` makes one of a contract's inputs, once."""
+
+    inputs: dict[str, tuple[list[int | str], str, str, np.dtype]]  # shape, datatype, how `array` calls it, numpy's type
+    optional: frozenset[str]  # names that may be left out
+    ranges: Mapping[str, tuple[int, int, int]]  # free axis -> least, best served and greatest size; any, if not there
+
+
 class Request(NamedTuple):
     """What was asked."""
 
     inputs: dict[str, np.ndarray]
+    parameters: dict[str, Any]  # of the whole request
     outputs: tuple[str, ...]  # in the order to answer them; empty: all
     binary: bool | frozenset[str]  # which of them in binary: all or none, or these
     top: dict[str, int]  # output -> so many classes, best first, in place of its values
     id: str  # "" if none was given
 
 
-def read_request(body: bytes, header_length: int | bytes | None, inputs: list[dict[str, Any]], limit: int) -> Request:
+def form(
+    inputs: Iterable[Mapping[str, Any]],
+    optional: Iterable[str] = (),
+    ranges: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Form:
+    """What a model takes.
+
+    Args:
+        inputs: ``{name, dtype, shape}`` each, as in the contract; an axis that is a name is free, from 1, and has one
+            size in all inputs.
+        optional: names of those that may be left out.
+        ranges: free axis -> the least, best served and greatest size, as in the contract.
+    """
+    told = {t["name"]: (t["shape"], *TYPES[t["dtype"]], _DTYPES[t["dtype"]]) for t in inputs}
+    return Form(told, frozenset(optional), ranges or {})
+
+
+def read_request(body: bytes, header_length: int | bytes | None, expected: Form, limit: int) -> Request:
     """The arrays of a request, each as the contract has it.
 
     Args:
         header_length: bytes of the JSON, the value of Inference-Header-Content-Length; ``None``: all of ``body``.
-        inputs: ``{name, dtype, shape}`` each, as in the contract; an axis that is a name is free, from 1, and has one
-            size in all inputs.
         limit: the most bytes that ``body`` may have.
 
     Returns:
@@ -76,38 +97,65 @@ def read_request(body: bytes, header_length: int | bytes | None, inputs: list[di
     if len(body) > limit:
         raise Refused(f"body: {len(body)} bytes, expected at most {limit}. Send a smaller batch.")
     place = len(body) if header_length is None else _header_length(header_length, len(body))
-    request = _parsed(body[:place])
-    expected = {tensor["name"]: tensor for tensor in inputs}
+    request = read_object(body[:place])
     arrays: dict[str, np.ndarray] = {}
     sizes: dict[str, int] = {}
     for each in _objects(request, "inputs"):
-        name = each.get("name")
-        if type(name) is not str or name not in expected:
-            raise Refused(f"inputs: name {_said(name)}, expected {_names(expected)}.")
-        if name in arrays:
-            raise Refused(f"input '{name}': given twice, expected once.")
-        datatype, code = TYPES[expected[name]["dtype"]]
-        if each.get("datatype") != datatype:
-            strings = " Strings are not served." if each.get("datatype") == "BYTES" else ""
-            raise Refused(f"input '{name}': datatype {_said(each.get('datatype'))}, expected {datatype}.{strings}")
-        shape, count = _shape(name, each.get("shape"), expected[name]["shape"], sizes, len(body))
+        name, shape, count, dtype, code = read_input(each, expected, arrays, sizes, len(body))
         size = _parameters(each, f"input '{name}'").get("binary_data_size")
         if size is None:
             if "data" not in each:
                 raise Refused(f"input '{name}': neither data nor binary_data_size, expected one of them.")
-            arrays[name] = _from_json(name, each["data"], shape, count, _DTYPES[expected[name]["dtype"]], code)
+            arrays[name] = _from_json(name, each["data"], shape, count, dtype, code)
         else:
             if "data" in each:
                 raise Refused(f"input '{name}': both data and binary_data_size, expected one of them.")
-            arrays[name] = _from_binary(name, body, place, size, shape, count, _DTYPES[expected[name]["dtype"]])
+            arrays[name] = from_binary(name, body, place, size, shape, count, dtype)
             place += size
-    if len(arrays) < len(expected):
-        raise Refused(f"inputs: without {_names(set(expected) - set(arrays))}, expected {_names(expected)}.")
+    made = read_rest(request, expected, arrays)
     if place < len(body):
         raise Refused(f"body: {len(body) - place} bytes left over after the last input, expected none.")
+    return made
+
+
+def read_input(
+    each: dict[str, Any], expected: Form, arrays: dict[str, np.ndarray], sizes: dict[str, int], most: int
+) -> tuple[str, list[int], int, np.dtype, str]:
+    """What an input says of itself: its name, shape, number of values, numpy's type, and how `array` calls that.
+
+    Args:
+        each: ``{name, datatype, shape}``, and whatever else.
+        arrays: the inputs before it.
+        sizes: of the free axes, as far as they are known; those of ``each`` are added.
+        most: bytes that came; a value takes one at least.
+
+    Raises:
+        Refused: it is not as the model takes it.
+    """
+    name = each.get("name")
+    if type(name) is not str or name not in expected.inputs:
+        raise Refused(f"inputs: name {_said(name)}, expected {_names(expected.inputs)}.")
+    if name in arrays:
+        raise Refused(f"input '{name}': given twice, expected once.")
+    axes, datatype, code, dtype = expected.inputs[name]
+    if each.get("datatype") != datatype:
+        strings = " Strings are not served." if each.get("datatype") == "BYTES" else ""
+        raise Refused(f"input '{name}': datatype {_said(each.get('datatype'))}, expected {datatype}.{strings}")
+    return name, *_shape(name, each.get("shape"), axes, sizes, expected.ranges, most), dtype, code
+
+
+def read_rest(request: dict[str, Any], expected: Form, arrays: dict[str, np.ndarray]) -> Request:
+    """The whole of a request whose inputs are ``arrays``.
+
+    Raises:
+        Refused: an input is missing, or what is asked for is not as the protocol has it.
+    """
+    if len(arrays) < len(expected.inputs) and (without := expected.inputs.keys() - arrays.keys() - expected.optional):
+        raise Refused(f"inputs: without {_names(without)}, expected {_names(expected.inputs)}.")
     if "id" in request and type(request["id"]) is not str:
         raise Refused(f"id: {_said(request['id'])}, expected a string.")
-    return Request(arrays, *_outputs(request), request.get("id", ""))
+    parameters = _parameters(request, "request")
+    return Request(arrays, parameters, *_outputs(request, parameters), request.get("id", ""))
 
 
 def write_response(
@@ -133,9 +181,9 @@ def write_response(
         answer = answers[name]
         binary = request.binary if isinstance(request.binary, bool) else name in request.binary
         if name in request.top:
-            strings = _classified(name, answer, request.top[name], classes)
+            strings = classified(name, answer, request.top[name], classes)
             shape, datatype = [*answer.shape[:-1], request.top[name]], "BYTES"
-            raw: Any = b"".join(_counted(string.encode()) for string in strings) if binary else strings
+            raw: Any = counted(strings) if binary else strings
         else:
             if answer.dtype not in _DATATYPES:
                 raise Refused(f"output '{name}': {answer.dtype}, for which the protocol has no datatype.")
@@ -153,47 +201,6 @@ def write_response(
         f'{{"model_name":{_encoded(model)},"model_version":{_encoded(version)},{asked}"outputs":[{",".join(outputs)}]}}'
     ).encode()
     return (len(header), b"".join([header, *values])) if values else (None, header)
-
-
-def one_call(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
-    """``inputs`` and ``outputs`` ``{name, dtype, shape}`` of what is served: the graph's, or a line to its translation.
-
-    An encoder and a decoder are one call: the line, and its greedy answer, uint8, 0 = padding at the end.
-    """
-    if "encoder" not in bundle.io:
-        return bundle.io["network"]
-    outputs = [{"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}]
-    return {"inputs": bundle.io["encoder"]["inputs"], "outputs": outputs}
-
-
-def metadata(bundle: Bundle, precision: str) -> dict[str, Any]:
-    """The model metadata of ``bundle`` at ``precision``; a version is the start of the contract's SHA-256.
-
-    Raises:
-        Refused: the bundle has no such precision.
-    """
-    if why := bundle.lacks(precision):
-        raise Refused(f"{bundle.folder}: {precision}: {why}.")
-    return {
-        "name": f"{bundle.recipe}-{precision}",
-        "versions": [bundle.sha256[:12]],
-        "platform": "onnx_onnxv1",
-        **{side: [_described(tensor) for tensor in tensors] for side, tensors in one_call(bundle).items()},
-    }
-
-
-def server_metadata() -> dict[str, Any]:
-    """The server metadata; without a version where Plumbline was copied and not installed."""
-    try:
-        release = version("plumbline")
-    except PackageNotFoundError:
-        release = ""
-    return {"name": "plumbline", "version": release, "extensions": ["binary_tensor_data", "classification"]}
-
-
-def _described(tensor: dict[str, Any]) -> dict[str, Any]:
-    shape = [size if isinstance(size, int) else -1 for size in tensor["shape"]]
-    return {"name": tensor["name"], "datatype": TYPES[tensor["dtype"]][0], "shape": shape}
 
 
 def _header_length(came: int | bytes, most: int) -> int:
@@ -224,7 +231,12 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _encoded = _ENCODER.encode
 
 
-def _parsed(header: bytes) -> dict[str, Any]:
+def read_object(header: bytes) -> dict[str, Any]:
+    """One object of JSON.
+
+    Raises:
+        Refused: it is none, is nested too deep, names a key twice, or has a number that JSON has not.
+    """
     try:
         request = _DECODER.decode(header.decode())
     except RecursionError:
@@ -254,9 +266,11 @@ def _parameters(of: dict[str, Any], label: str) -> dict[str, Any]:
     return parameters
 
 
-def _outputs(request: dict[str, Any]) -> tuple[tuple[str, ...], bool | frozenset[str], dict[str, int]]:
+def _outputs(
+    request: dict[str, Any], parameters: dict[str, Any]
+) -> tuple[tuple[str, ...], bool | frozenset[str], dict[str, int]]:
     """The names that were asked for, which of them in binary, and of which the best classes."""
-    every = _flag(_parameters(request, "request"), "binary_data_output", False, "request")
+    every = _flag(parameters, "binary_data_output", False, "request")
     if "outputs" not in request:
         return (), every, {}
     binary: dict[str, bool] = {}
@@ -287,7 +301,14 @@ def _flag(parameters: dict[str, Any], key: str, default: bool, label: str) -> bo
     return value
 
 
-def _shape(name: str, came: Any, expected: list[int | str], sizes: dict[str, int], most: int) -> tuple[list[int], int]:
+def _shape(
+    name: str,
+    came: Any,
+    expected: list[int | str],
+    sizes: dict[str, int],
+    ranges: Mapping[str, tuple[int, int, int]],
+    most: int,
+) -> tuple[list[int], int]:
     """``came`` as a shape, and its number of values; ``sizes`` of the free axes are added as they come.
 
     Args:
@@ -302,15 +323,25 @@ def _shape(name: str, came: Any, expected: list[int | str], sizes: dict[str, int
         if size != (axis if type(axis) is int else sizes.setdefault(axis, size)):  # type: ignore[arg-type]
             known = f"; {axis} is {_said(sizes[axis])} in another axis" if isinstance(axis, str) else ""
             raise Refused(f"input '{name}': shape {_said(came)}, expected {_axes(expected)}{known}.")
+        if axis in ranges and not ranges[axis][0] <= size <= ranges[axis][2]:  # type: ignore[index]
+            least, _, greatest = ranges[axis]  # type: ignore[index]
+            raise Refused(
+                f"input '{name}': shape {_said(came)}, expected {_axes(expected)}, {axis} from {least} to {greatest}."
+            )
         count *= size
     if count > most:
         raise Refused(f"input '{name}': shape {_said(came)}, expected no more values than the body has bytes, {most}.")
     return came, count
 
 
-def _from_binary(
+def from_binary(
     name: str, body: bytes, place: int, size: Any, shape: list[int], count: int, dtype: np.dtype
 ) -> np.ndarray:
+    """The ``size`` bytes of ``body`` from ``place`` on as an array.
+
+    Raises:
+        Refused: they are not as many as ``shape`` takes, or are no values of ``dtype``.
+    """
     if type(size) is not int or size != count * dtype.itemsize:
         raise Refused(
             f"input '{name}': binary_data_size {_said(size)}, expected {count * dtype.itemsize} for the shape {shape}."
@@ -332,16 +363,16 @@ def _from_json(name: str, data: Any, shape: list[int], count: int, dtype: np.dty
     flat = _flat(name, data, shape, count)
     takes = {bool} if dtype.kind == "b" else {int, float} if dtype.kind == "f" else {int}
     if not set(map(type, flat)) <= takes:
-        raise _first_wrong(name, flat, dtype, [type(value) not in takes for value in flat])
+        raise first_wrong(name, flat, dtype, [type(value) not in takes for value in flat])
     try:
         values = np.frombuffer(array(code, flat), np.dtype(code))
     except OverflowError:
-        raise _first_wrong(name, flat, dtype, _beyond(flat, dtype)) from None
+        raise first_wrong(name, flat, dtype, _beyond(flat, dtype)) from None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             values = values.astype(dtype, copy=False)
         if not np.isfinite(values).all():
-            raise _first_wrong(name, flat, dtype, _beyond(flat, dtype))
+            raise first_wrong(name, flat, dtype, _beyond(flat, dtype))
     return (values.view(bool) if dtype.kind == "b" else values).reshape(shape)
 
 
@@ -374,7 +405,8 @@ def _range(dtype: np.dtype) -> tuple[float, float]:
     return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
 
 
-def _first_wrong(name: str, flat: list[Any], dtype: np.dtype, wrong: list[bool]) -> Refused:
+def first_wrong(name: str, flat: list[Any], dtype: np.dtype, wrong: list[bool]) -> Refused:
+    """What is told of the first value that is ``wrong``."""
     place = wrong.index(True)
     if dtype.kind == "b":
         expected = "true or false"
@@ -402,7 +434,7 @@ def _as_json(name: str, values: list[Any]) -> str:
         ) from None
 
 
-def _classified(name: str, answer: np.ndarray, count: int, classes: Sequence[str]) -> list[str]:
+def classified(name: str, answer: np.ndarray, count: int, classes: Sequence[str]) -> list[str]:
     """The ``count`` largest of the last axis as ``value:index[:label]``, in a row; of equal ones the first is first."""
     if not answer.ndim or count > answer.shape[-1]:
         most = answer.shape[-1] if answer.ndim else 0
@@ -416,9 +448,9 @@ def _classified(name: str, answer: np.ndarray, count: int, classes: Sequence[str
     return [f"{value!s}:{index}{labels[index]}" for value, index in zip(values.ravel(), order.ravel())]
 
 
-def _counted(string: bytes) -> bytes:
-    """A string as the protocol's binary form has it."""
-    return len(string).to_bytes(4, "little") + string
+def counted(strings: Iterable[str]) -> bytes:
+    """Strings as the protocol's binary form has them."""
+    return b"".join(len(string).to_bytes(4, "little") + string for string in map(str.encode, strings))
 
 
 def _said(value: Any) -> str:

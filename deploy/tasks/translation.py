@@ -91,11 +91,11 @@ def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Call
         Refused: as ``answer``.
     """
     source, length = examples["source"], _lengths(examples["source"])
-    return [partial(_translate, runs, source[i : i + 1, : length[i]]) for i in range(len(source))]
+    return [partial(translate, runs, source[i : i + 1, : length[i]]) for i in range(len(source))]
 
 
-def _translate(runs: dict[str, Run], source: np.ndarray) -> np.ndarray:
-    """One line ``(1, time)`` to its greedy answer ``(1, 32)``."""
+def translate(runs: dict[str, Run], source: np.ndarray) -> np.ndarray:
+    """Lines ``(n, time)``, all of them of at least one byte, to their greedy answers ``(n, 32)``; ``(1, 0)`` to none."""
     if not source.size:
         return np.zeros((1, LONGEST), np.uint8)
     return greedy(runs["step"], _encode(runs, source), LONGEST)[0]

@@ -1,0 +1,226 @@
+"""Requests of one model that are run as one batch: those that came in one turn of the event loop, and no timer.
+
+A turn's requests are joined when the turn is over, so that nobody waits for somebody who may not come. A batch that is
+expected to take under a millisecond is run where it is, since handing it to a thread costs about as much; any other is
+run in a thread, and what comes meanwhile is the next batch. A batch's rows are in the order in which they came; only
+requests of the same sizes (but for the batch) are joined.
+
+The queue is bounded: who comes when it is full is told so at once.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import numpy as np
+
+from deploy.server.errors import Status
+from deploy.server.metrics import Counts
+from deploy.server.model import Model
+
+INLINE_S = 0.001
+
+
+class Answer(NamedTuple):
+    """What a model said, and how long that took."""
+
+    model: Model
+    outputs: dict[str, np.ndarray]
+    queue_s: float
+    compute_s: float
+
+
+class _Call(NamedTuple):
+    inputs: dict[str, np.ndarray]
+    rows: int
+    sizes: list[tuple[str, tuple[int, ...]]]  # of each input, without the batch: what is joined has the same
+    future: "asyncio.Future[Answer]"
+    since: float  # perf_counter, s
+    deadline: float  # likewise
+
+
+class Batcher:
+    """The queue of one model, and what runs it. All but the run itself happens in the event loop's thread."""
+
+    def __init__(self, model: Model, threads: Executor, most: int, counts: Counts) -> None:
+        """
+        Args:
+            threads: run what takes long.
+            most: requests that may wait.
+        """
+        self.model = model
+        self.counts = counts
+        self._threads, self._most = threads, most
+        self._waiting: deque[_Call] = deque()
+        self._turn = False  # whether one is to come
+        self._running: list[_Call] = []  # the batch in a thread
+        self._alarm: asyncio.TimerHandle | None = None  # for the nearest deadline
+
+    @property
+    def full(self) -> bool:
+        """Whether a request would be turned away."""
+        return len(self._waiting) >= self._most
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not (self._waiting or self._running)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is in a thread: what comes now waits for longer than a turn."""
+        return bool(self._running)
+
+    def at_once(self, inputs: dict[str, np.ndarray]) -> Answer | None:
+        """The answer to a request that nobody else can join, if nothing is before it and it does not take long."""
+        rows = next(iter(inputs.values())).shape[0]
+        if self._waiting or self._running or self.model.cost(inputs, rows) > INLINE_S:
+            return None
+        start = time.perf_counter()
+        outputs = self.model.run(inputs)
+        took = time.perf_counter() - start
+        self.counts.ran(rows, took)
+        self.counts.waited(0.0)
+        return Answer(self.model, outputs, 0.0, took)
+
+    def submit(self, inputs: dict[str, np.ndarray], deadline_s: float) -> "asyncio.Future[Answer]":
+        """The answer to come; cancelling it takes the request out of the queue.
+
+        Args:
+            inputs: as the model's ``form`` has it, states too.
+            deadline_s: from now; an answer that is not there by then is a 504.
+
+        Raises:
+            Status: 503, the queue is full.
+        """
+        if self.full:
+            raise Status(503, full(self.model.name, self._most))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        sizes = [(name, array.shape[1:]) for name, array in inputs.items()]
+        rows, now = next(iter(inputs.values())).shape[0], time.perf_counter()
+        self._waiting.append(_Call(inputs, rows, sizes, future, now, now + deadline_s))
+        if self._running:
+            future.add_done_callback(self._make_room)
+            self._watch(self._waiting[-1])
+        elif not self._turn:
+            self._turn = True
+            loop.call_soon(self._take_turn)
+        return future
+
+    def _make_room(self, future: "asyncio.Future[Answer]") -> None:
+        """Take a request out of the queue that nobody waits for any more."""
+        if future.cancelled():
+            self._waiting = deque(call for call in self._waiting if call.future is not future)
+
+    def _watch(self, call: _Call) -> None:
+        """See to it that ``call`` is told when it is too late."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + call.deadline - time.perf_counter()
+        if self._alarm is None or at < self._alarm.when():
+            if self._alarm:
+                self._alarm.cancel()
+            self._alarm = loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        self._alarm = None
+        now = time.perf_counter()
+        for call in [*self._running, *self._waiting]:
+            if call.future.done():
+                continue
+            if call.deadline <= now:
+                call.future.set_exception(
+                    Status(
+                        504,
+                        f"{self.model.name}: no answer after {call.deadline - call.since:g} s, expected one by then. "
+                        f"Send less at once, allow more time, or ask again when there is less to do.",
+                    )
+                )
+            else:
+                self._watch(call)
+        self._waiting = deque(call for call in self._waiting if not call.future.done())
+
+    def _take_turn(self) -> None:
+        self._turn = False
+        if self._running or not (calls := self._next()):
+            return
+        start = time.perf_counter()
+        try:
+            inputs = _joined([call.inputs for call in calls])
+            if self.model.cost(inputs, sum(call.rows for call in calls)) > INLINE_S:
+                self._threads.submit(self._in_thread, asyncio.get_running_loop(), calls, inputs)
+                self._running = calls
+                for call in [*calls, *self._waiting]:
+                    self._watch(call)
+                return
+            outputs: Mapping[str, np.ndarray] | Exception = self.model.run(inputs)
+        except Exception as error:
+            outputs = error
+        self._answer(calls, start, time.perf_counter(), outputs)
+        if self._waiting and not self._turn:
+            self._turn = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _next(self) -> list[_Call]:
+        """The requests of the next batch: the oldest, and those that can be joined to it."""
+        calls: list[_Call] = []
+        rows = 0
+        left: deque[_Call] = deque()
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.future.done():  # cancelled, or too late
+                continue
+            if not calls:
+                calls, rows = [call], call.rows
+            elif self.model.joined and rows + call.rows <= self.model.rows and call.sizes == calls[0].sizes:
+                calls.append(call)
+                rows += call.rows
+            else:
+                left.append(call)
+                if not self.model.joined or rows >= self.model.rows:
+                    break
+        left.extend(self._waiting)
+        self._waiting = left
+        return calls
+
+    def _in_thread(self, loop: asyncio.AbstractEventLoop, calls: list[_Call], inputs: dict[str, np.ndarray]) -> None:
+        start = time.perf_counter()
+        try:
+            outputs: Mapping[str, np.ndarray] | Exception = self.model.run(inputs)
+        except Exception as error:
+            outputs = error
+        loop.call_soon_threadsafe(self._ran, calls, start, time.perf_counter(), outputs)
+
+    def _ran(self, calls: list[_Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception) -> None:
+        self._running = []
+        self._answer(calls, start, end, outputs)
+        self._take_turn()
+
+    def _answer(
+        self, calls: list[_Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception
+    ) -> None:
+        at = 0
+        self.counts.ran(sum(call.rows for call in calls), end - start)
+        for call in calls:
+            if not call.future.done():
+                if isinstance(outputs, Exception):
+                    call.future.set_exception(outputs)
+                else:
+                    own = outputs if len(calls) == 1 else {n: a[at : at + call.rows] for n, a in outputs.items()}
+                    self.counts.waited(start - call.since)
+                    call.future.set_result(Answer(self.model, dict(own), start - call.since, end - start))
+            at += call.rows
+
+
+def _joined(inputs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(inputs) == 1:
+        return inputs[0]
+    return {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
+
+
+def full(model: str, waiting: int) -> str:
+    """What is told to who comes too many."""
+    return f"{model}: {waiting} requests wait already, and it takes no more. Ask again after a second, or run another."

@@ -1,0 +1,21 @@
+"""What a request is answered by when it cannot be answered as asked: the status of HTTP, and words."""
+
+from deploy.errors import Refused
+
+
+class Status(Refused):
+    """A request that is refused by another status than 400, which every other ``Refused`` is answered by.
+
+    401 no token, 404 nothing of that name, 405 another method, 408 too slow, 413 too large, 503 later, 504 too late.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def status_of(error: Exception) -> int:
+    """The status that ``error`` is answered by; 500 is a mistake of ours."""
+    if isinstance(error, Status):
+        return error.status
+    return 400 if isinstance(error, Refused) else 500
