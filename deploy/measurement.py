@@ -36,6 +36,15 @@ and on a board (``deploy.jetson.kit``) also ``power``, what its sensors told whi
 ``rounds_watched``, the same of the timed rounds and without energy, and ``start``: ``seconds`` from the command to the
 first engine, and ``memory_bytes``, the most that the process had by then; ``host`` has ``board``.
 
+Of what is served (``deploy.measure --server``) the measurement has ``beside``: ``latency_s`` and ``alone_s`` of the
+``target`` in this process that the rows were timed in turn with; not where its runtime or its device was not here, or
+the rows are of several devices. ``host`` has ``server``, its ``url`` and its ``name``, with its version. A row also has
+
+    queue_s, compute_s, transport_s
+                      ``(rounds,)``, seconds; position = round, as in ``latency_s``: how long its calls waited at the
+                      server, were computed there, and took beside these two; left out where the server does not
+                      tell, and ``notes`` say so
+
 What came back from another machine (``deploy.standalone``) is ``format`` and ``measurements``, a list of these.
 """
 

@@ -6,7 +6,11 @@ ends' reading and writing, and the way between.
 
 A row of a served model has ``queue_s``, ``compute_s`` and ``transport_s`` beside what ``deploy.measurement`` lists:
 ``(rounds,)`` seconds, position = round, as in ``latency_s``. Where a request is several calls, theirs are added up, and
-what the caller computes between them is in none. A server that does not tell leaves them out.
+what the caller computes between them is in none. Of a server that does not tell, as Triton, they are left out, and a
+note says so: there is no telling its queue and its computing from the way.
+
+Sources: model_configuration.md, protocol/extension_model_configuration.md and extension_model_repository.md in docs of
+triton-inference-server/server (release 24.10).
 """
 
 import http.client
@@ -39,6 +43,7 @@ DTYPES = {"BOOL": np.dtype("bool")} | {  # the protocol's name -> numpy's, littl
 }
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 HEADER_LENGTH = "Inference-Header-Content-Length"
+KINDS = {"KIND_CPU": "cpu", "KIND_GPU": "cuda"}  # Triton's name of a model's device -> ours
 
 PATIENCE_S = 60.0  # for an answer; the server's own deadline is shorter
 OF_THE_MODEL = (400, 500)  # what a model answers by that cannot do it; any other status tells of the server alone
@@ -54,13 +59,24 @@ class Wait(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Served:
+    """A model that takes what its graph takes: a state goes there and back, and is not the server's to keep."""
+
+    version: str  # as the server counts them
+    contract: str  # the first 12 hex digits of the SHA-256 of the contract that it is of
+    precision: str  # of its graph
+    device: str  # "cpu" or "cuda"
+    most: int = 0  # rows of a request; 0: it sets no bound
+
+
+@dataclass(frozen=True)
 class Server:
     """A server that was reached."""
 
     url: str
     token: str = field(repr=False)
-    device: str  # "cpu" or "cuda"
-    versions: dict[str, str]  # model -> version
+    name: str  # with its version: "plumbline 1.0", "triton 2.51.0"
+    models: dict[str, Served]  # one at least
 
 
 @dataclass(frozen=True)
@@ -110,27 +126,71 @@ def open_remote(url: str, model: str, token: str = "", version: str = "", waits:
 
 
 def open_server(url: str, token: str = "") -> Server:
-    """What is served at ``url``.
+    """What is served at ``url``, by Plumbline or by a Triton that has what ``make triton`` wrote.
 
     Raises:
-        Refused: nothing answers there, it wants another token, or it is no server of Plumbline's.
+        Refused: nothing answers there, it wants another token, or it serves nothing of Plumbline's.
     """
     connection = _Connection(url, token)
     try:
-        _, body = connection.ask("/served", "GET", "/served")
-        models = json.loads(body)
-        versions = {str(model["model"]): str(model["version"]) for model in models}
-        (device,) = {str(model["device"]) for model in models}
-        if f"onnxruntime-{device}" not in GRAPHS:
-            raise ValueError(device)
-    except (KeyError, TypeError, ValueError, RecursionError):
+        try:
+            models = _told(json.loads(connection.ask("/served", "GET", "/served")[1]))
+        except _NotThere:
+            models = _configured(connection)
+        about = json.loads(connection.ask("/v2", "GET", "/v2")[1])
+        name = f"{about['name']} {about['version']}".strip()
+        if not models:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise Refused(
-            f"{url}/served: not as a server of this version of Plumbline tells what it serves, expected models, each "
-            f"with its version and device. Start one: `python -m deploy.server BUNDLE ...`."
+            f"{url}: not as a server of this version of Plumbline tells what it serves, nor as a Triton does, expected "
+            f"models, each with its contract and device. Start one: `python -m deploy.server BUNDLE ...`; for Triton "
+            f"`make triton` writes the models."
         ) from None
     finally:
         connection.close()
-    return Server(url, token, device, versions)
+    return Server(url, token, name, models)
+
+
+def _told(models: list[dict[str, str]]) -> dict[str, Served]:
+    """What Plumbline's own server says at ``/served``."""
+    return {
+        model["model"]: Served(
+            model["version"],
+            model["version"],
+            GRAPHS[f"onnxruntime-{model['device']}"][model["precision"]],
+            model["device"],
+        )
+        for model in models
+    }
+
+
+def _configured(connection: "_Connection") -> dict[str, Served]:
+    """What Triton says in the configurations of its models; those of somebody else are left out.
+
+    Raises:
+        Refused: it does not answer, or a model is on no one device.
+        KeyError, TypeError, ValueError, AttributeError: it does not say so.
+    """
+    index = "/v2/repository/index"
+    ready = json.loads(connection.ask(index, "POST", index, b'{"ready": true}')[1])
+    found = {}
+    for name, version in sorted(((model["name"], model["version"]) for model in ready), key=lambda of: int(of[1])):
+        path = f"/v2/models/{quote(name, safe='')}/versions/{version}/config"
+        config = json.loads(connection.ask(name, "GET", path)[1])
+        told = {key: parameter.get("string_value") for key, parameter in config["parameters"].items()}
+        if "contract_sha256" not in told or "sequence_batching" in config:  # whose state Triton keeps
+            continue
+        kinds = {group["kind"] for group in config["instance_group"]}
+        if len(kinds) > 1 or not kinds <= KINDS.keys():
+            raise Refused(
+                f"{name} at {connection.host}: instance groups of {', '.join(sorted(kinds))}, expected KIND_CPU or "
+                f"KIND_GPU alone: what is measured is of one device. Leave one kind in its config.pbtxt."
+            )
+        (device,) = (KINDS[kind] for kind in kinds)
+        most = int(config["max_batch_size"])
+        found[name] = Served(version, told["contract_sha256"][:12], told["precision"], device, most)
+    return found
 
 
 def host_of(url: str) -> str:
@@ -155,37 +215,59 @@ def host_of(url: str) -> str:
 def remote_targets(bundle: Bundle, server: Server) -> list[RemoteTarget]:
     """``remote-fp32``, ``remote-fp16`` and ``remote-int8``: the graphs of ``bundle`` as ``server`` serves them.
 
-    That it has them follows from its version, the beginning of the contract's hash: the contract has the graphs', and
-    the server has held them against it.
+    That it has them follows from the contract's hash, which has the graphs': Plumbline's server has held them against
+    it, and ``make triton`` has before it copied them.
     """
-    of = GRAPHS[f"onnxruntime-{server.device}"]
-    return [_target(bundle, server, precision, graph) for precision, graph in of.items()]
+    return [_target(bundle, server, precision) for precision in GRAPHS["onnxruntime-cpu"]]
 
 
-def _target(bundle: Bundle, server: Server, precision: str, graph_precision: str) -> RemoteTarget:
-    name, expected, host = f"{bundle.recipe}-{precision}", bundle.sha256[:12], host_of(server.url)
-    graphs = bundle.graphs.get(graph_precision, {})
-    models = {graph: name if graph == "network" else f"{name}-{graph}" for graph in graphs}
-    reason = bundle.lacks(graph_precision)
+def _target(bundle: Bundle, server: Server, precision: str) -> RemoteTarget:
+    expected, host = bundle.sha256[:12], host_of(server.url)
+    models = {graph: _called(f"{bundle.recipe}-{precision}", graph, server) for graph in bundle.io}
+    served = {model: server.models[model] for model in models.values() if model in server.models}
+    device = next(iter([*served.values(), *server.models.values()])).device
+    of = GRAPHS[f"onnxruntime-{device}"][precision]  # unless what is served says another
+    of = next((facts.precision for facts in served.values()), of)
+    reason = bundle.lacks(of)
     for model in models.values():
-        version = server.versions.get(model)
-        if version is None:
+        if model not in served:
             reason = reason or f"{model} is not served at {host}. Mend that: its log says why."
-        elif version != expected:
+        elif (came := served[model].contract) != expected:
             reason = reason or (
-                f"version {version} of {model} is served at {host}, and the bundle here is {expected}: they differ. "
+                f"version {came} of {model} is served at {host}, and the bundle here is {expected}: they differ. "
                 f"Measure with the bundle that is served, or serve this one."
             )
     waits: list[Wait] = []
 
     def open_() -> dict[str, Run]:
-        return {
-            graph: from_zero(open_remote(server.url, model, server.token, expected, waits), bundle.io[graph])
-            for graph, model in models.items()
-        }
+        runs = {}
+        for graph, model in models.items():
+            run = open_remote(server.url, model, server.token, served[model].version, waits)
+            runs[graph] = from_zero(_in_parts(run, served[model].most), bundle.io[graph])
+        return runs
 
-    files = {graph: bundle.path(file) for graph, file in graphs.items()}
-    return RemoteTarget(f"remote-{precision}", graph_precision, server.device, files, open_, reason, waits=waits)
+    files = {graph: bundle.path(file) for graph, file in bundle.graphs.get(of, {}).items()}
+    notes = (f"served by {server.name}",)
+    return RemoteTarget(f"remote-{precision}", of, device, files, open_, reason, notes=notes, waits=waits)
+
+
+def _called(whole: str, graph: str, server: Server) -> str:
+    """The model that is one graph of ``whole`` alone; Triton keeps the state of ``whole`` itself where there is one."""
+    apart = f"{whole}-{graph}"
+    return whole if graph == "network" and apart not in server.models else apart
+
+
+def _in_parts(run: Run, most: int) -> Run:
+    """``run``, which takes ``most`` rows at a time, for any batch: the first axis of every array."""
+    if not most:
+        return run
+
+    def answer(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        starts = range(0, len(next(iter(inputs.values()))), most)
+        parts = [run({name: array[i : i + most] for name, array in inputs.items()}) for i in starts]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    return answer
 
 
 def noting(requests: Requests, waits: list[Wait], noted: list[Wait | None]) -> Requests:
@@ -201,6 +283,10 @@ def _noted(request: Callable[[], object], waits: list[Wait], noted: list[Wait | 
     waits.clear()
     request()
     noted.append(Wait(*map(sum, zip(*waits))) if waits else None)
+
+
+class _NotThere(Refused):
+    """A server that has nothing at that path."""
 
 
 class _Connection:
@@ -235,19 +321,20 @@ class _Connection:
         """The headers and the body of the answer.
 
         Raises:
-            Refused: there is none, or it is a refusal.
+            Refused: there is none, or it is a refusal; ``_NotThere`` where that is 404.
         """
         with self._lock:
             try:
                 response, answer = self._exchange(method, self._path + path, body, {**self._headers, **(headers or {})})
             except (OSError, http.client.HTTPException) as error:
                 self._http.close()
-                raise self._unasked(model, f"{type(error).__name__}: {error}") from None
+                raise Refused(self._unasked(model, f"{type(error).__name__}: {error}")) from None
         if response.status != 200:
             words = _words(answer) or response.reason
             if response.status in OF_THE_MODEL:
                 raise Refused(f"{model} at {self.host}: {words}")
-            raise self._unasked(model, f"{response.status}: {words}")
+            kind = _NotThere if response.status == 404 else Refused
+            raise kind(self._unasked(model, f"{response.status}: {words}"))
         return response.headers, answer
 
     def _exchange(
@@ -269,8 +356,8 @@ class _Connection:
         response = self._http.getresponse()
         return response, response.read()
 
-    def _unasked(self, model: str, why: str) -> Refused:
-        return Refused(f"{model} at {self.host}: {UNASKED} ({why.rstrip('.')}). Mend that, and measure again.")
+    def _unasked(self, model: str, why: str) -> str:
+        return f"{model} at {self.host}: {UNASKED} ({why.rstrip('.')}). Mend that, and measure again."
 
 
 def _timing(header: str) -> tuple[float, float] | None:

@@ -2,7 +2,8 @@
 
 ``python -m deploy.measure BUNDLE ...`` builds the engines that this machine can run, measures every target that is
 here, and writes one file for ``python -m pipeline.verify --from FILE`` where the bundles were made. Run again after it
-was stopped, it goes on. With ``--server URL`` it measures what is served there, in turn with the same fp32 graph here.
+was stopped, it goes on. With ``--server URL`` it measures what is served there, by Plumbline or by Triton, in turn with
+the same fp32 graph here.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ SERVERS_OWN = {  # what would be measured here is the memory of the process that
     "device_memory_bytes": None,
     "memory_reason": "it is the server's, which does not tell",
 }
+
+UNTOLD = "its server does not tell queue and compute: the way there and they are one latency"
 
 VARIES = ("memory_bytes", "untold")  # of a board: what it has left of its memory, and words, from start to start
 
@@ -100,15 +104,16 @@ def measure_served(folders: Sequence[Path], out: Path, url: str, token: str = ""
         token: that the server wants; empty: none.
 
     Raises:
-        Refused: as ``measure_bundles``; no server of Plumbline's at ``url``. One that is gone meanwhile is told in the
-            rows that it leaves unmeasured.
+        Refused: as ``measure_bundles``; nothing of Plumbline's is served at ``url``. A server that is gone meanwhile is
+            told in the rows that it leaves unmeasured.
     """
     bundles, here, server = open_bundles(folders), describe(), open_server(url, token)
     host = here | {
         "name": f"{here['name']}-asking-{slug(host_of(url))}",
-        "server": {"url": url, "device": server.device},
+        "server": {"url": url, "name": server.name},
     }
-    print(f"{here['name']} asks {host_of(url)}: {len(server.versions)} models on {server.device}")
+    devices = ", ".join(sorted({model.device for model in server.models.values()}))
+    print(f"{here['name']} asks {host_of(url)}: {server.name}, {len(server.models)} models on {devices}")
     return _measure_each(bundles, out, lambda bundle: _measure_served(bundle, host, server, out))
 
 
@@ -233,11 +238,13 @@ def measure_bundle(
 
 def _measure_served(bundle: Bundle, host: Mapping[str, Any], server: Server, out: Path) -> dict[str, Any]:
     """The measurement of what is served of a bundle; ``beside``: the target that it was timed beside, if any."""
-    served, name = remote_targets(bundle, server), f"onnxruntime-{server.device}-fp32"
+    served = remote_targets(bundle, server)
+    devices = {target.device for target in served if not target.reason}
+    name = f"onnxruntime-{devices.pop()}-fp32" if len(devices) == 1 else ""
     here = ["onnxruntime"] if importlib.util.find_spec("onnxruntime") else []
     rows: list[Target] = [row for row in targets(bundle, host, out, {}, []) if row.name == name]
-    rows = [row for row in rows if _is_here(row, host, here) and not all(row.reason for row in served)] + [*served]
-    cache = _cache(bundle, host, server.versions, out, None)
+    rows = [row for row in rows if _is_here(row, host, here)] + [*served]
+    cache = _cache(bundle, host, {model: astuple(facts) for model, facts in server.models.items()}, out, None)
     for target in rows:
         write_json(cache / f"memory {target.name}.json", SERVERS_OWN)
     waits = {target.name: target.waits for target in served}
@@ -259,7 +266,8 @@ def _measure_served(bundle: Bundle, host: Mapping[str, Any], server: Server, out
         if UNASKED in row.get("failed", ""):
             told[target.name] = {key: row[key] for key in ("precision", "device")} | {"reason": row["failed"]}
         elif "latency_s" in row:
-            row |= _noted_of(cache, target.name, rounds)
+            row |= (parts := _noted_of(cache, target.name, rounds))
+            row["notes"] += [] if parts else [UNTOLD]
     return measurement
 
 

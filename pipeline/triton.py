@@ -121,7 +121,7 @@ def _graphs(bundle: Bundle) -> dict[str, tuple[dict[str, Path], dict[str, str]]]
             print(f"{bundle.recipe}-{precision}: left out: {why}")
             continue
         graphs = {graph: bundle.path(file) for graph, file in bundle.graphs[of].items()}
-        found[f"{bundle.recipe}-{precision}"] = (graphs, {})
+        found[f"{bundle.recipe}-{precision}"] = (graphs, {"precision": of})
     return found
 
 
@@ -146,7 +146,7 @@ def _engines(bundle: Bundle, folder: Path) -> dict[str, tuple[dict[str, Path], d
             if not engine.is_file() or sha256(engine) != file["sha256"]:
                 raise Refused(f"{engine}: missing or changed since it was built. Build it again: `dvc repro`.")
         # An engine runs with the TensorRT that built it alone; Triton's release must have that one.
-        told = {key: entry[key] for key in ("builder", "gpu") if key in entry}
+        told = {"precision": of} | {key: entry[key] for key in ("builder", "gpu") if key in entry}
         found[name] = ({graph: folder / file["file"] for graph, file in entry["files"].items()}, told)
     return found
 

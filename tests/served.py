@@ -264,14 +264,20 @@ class Running:
 
 @contextlib.contextmanager
 def serving(
-    log: Path, *arguments: object, grpc: bool = False, tls: ssl.SSLContext | None = None, **environment: str
+    log: Path,
+    *arguments: object,
+    grpc: bool = False,
+    tls: ssl.SSLContext | None = None,
+    first: str = "",
+    **environment: str,
 ) -> Iterator[Running]:
     """The server on ``arguments``, ready; ended by its own process id.
 
-    Its log is its standard error, in the file ``log``.
+    Its log is its standard error, in the file ``log``. ``first`` is Python that its process runs before.
     """
     port, grpc_port = free_ports(2)
-    command = [sys.executable, "-m", "deploy.server", *map(str, arguments), "--port", str(port)]
+    begun = ["-c", f"{first}\nfrom deploy.server.__main__ import main\nmain()"] if first else ["-m", "deploy.server"]
+    command = [sys.executable, *begun, *map(str, arguments), "--port", str(port)]
     with open(log, "w") as errors:
         process = subprocess.Popen(
             [*command, "--grpc-port", str(grpc_port if grpc else 0)],
@@ -291,6 +297,12 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def resident(running: Running) -> int:
+    """Mebibytes of memory that the server has."""
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
 def wait_until(running: Running) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ from hypothesis import strategies as st
 from measured import measurement, row
 from onnx import numpy_helper
 
-from deploy import standalone
+from deploy import standalone, targets
 from deploy.contract import Bundle, load_examples, open_bundle
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_json
@@ -36,7 +37,9 @@ from deploy.host import describe
 from deploy.measurement import read_returned
 from deploy.remote import (
     DTYPES,
+    HEADER_LENGTH,
     UNASKED,
+    Served,
     Server,
     Wait,
     _answers,
@@ -263,7 +266,7 @@ def test_over_tls_with_a_token(bundle: Bundle, tmp_path: Path, monkeypatch: pyte
         for token in ("", "another"):
             with pytest.raises(Refused, match=rf"{UNASKED} \(401: authorization: no token, or another, expected"):
                 open_server(secure.url, token)
-        assert open_server(secure.url, "open sesame").device == "cpu"
+        assert open_server(secure.url, "open sesame").models[f"{NAME}-int8"].device == "cpu"
         run = open_remote(secure.url, f"{NAME}-int8", "open sesame")
         np.testing.assert_array_equal(run(image)["logits"], local(bundle, "int8")(image)["logits"])
         monkeypatch.setenv(standalone.TOKEN, "open sesame")
@@ -404,9 +407,133 @@ def test_a_refusal_tells_of_the_model_or_of_the_server_alone(status: int, body: 
 def test_what_is_no_server_of_ours_is_refused(body: bytes) -> None:
     with (
         server.serving(lambda request: request.give(body)) as there,
-        pytest.raises(Refused, match=r"/served: not as a server of this version of Plumbline tells"),
+        pytest.raises(Refused, match=rf"^{there.root}: not as a server of this version of Plumbline tells"),
     ):
         open_server(there.root)
+
+
+# A Triton, as far as it is asked: in this process, over the graphs of the bundle
+
+
+class Triton:
+    """Answers as Triton does with what `make triton` wrote; says nothing of where a request's seconds went."""
+
+    def __init__(self, bundle: Bundle, most: int) -> None:
+        self.configs: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, str] = {}
+        self.runs: dict[str, Run] = {}
+        self.rows: list[int] = []  # of each request
+        self.bundle, self.most = bundle, most
+        self.form = form(bundle.io["network"]["inputs"])
+        for precision, graph in GRAPHS.items():
+            self.add(f"{NAME}-{precision}", graph)
+            self.runs[f"{NAME}-{precision}"] = local(bundle, precision)
+
+    def add(self, name: str, precision: str, *kinds: str, **more: object) -> None:
+        told = {"contract_sha256": self.bundle.sha256, "precision": precision}
+        self.configs[name] = {
+            "max_batch_size": self.most,
+            "instance_group": [{"kind": kind, "count": 2} for kind in kinds or ("KIND_CPU", "KIND_CPU")],
+            "parameters": {key: {"string_value": value} for key, value in told.items()},
+        } | more
+        self.versions[name] = "1"
+
+    def __call__(self, request: server.Request) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        match unquote(request.path).split("/")[1:]:
+            case ["v2"]:
+                self.say(request, {"name": "triton", "version": "2.51.0", "extensions": []})
+            case ["v2", "repository", "index"]:
+                assert json.loads(body) == {"ready": True}
+                index = [{"name": n, "version": v, "state": "READY"} for n, v in self.versions.items()]
+                self.say(request, index)
+            case ["v2", "models", name, "versions", version, "config"] if self.versions.get(name) == version:
+                self.say(request, {"name": name, **self.configs[name]})
+            case ["v2", "models", name, "versions", "1", "ready"] if name in self.runs:
+                request.head(200, Content_Length=0)
+            case ["v2", "models", name, "versions", "1", "infer"] if name in self.runs:
+                self.infer(request, name, body)
+            case _:
+                self.say(request, {"error": "Not Found"}, 404)
+
+    def infer(self, request: server.Request, name: str, body: bytes) -> None:
+        read = read_request(body, int(request.headers[HEADER_LENGTH]), self.form, 1 << 20)
+        self.rows.append(len(read.inputs["image"]))
+        if self.rows[-1] > self.most:
+            self.say(request, {"error": f"inference request batch-size must be <= {self.most}"}, 400)
+            return
+        length, answer = write_response(self.runs[name](read.inputs), read, name, "1")
+        request.head(200, Content_Length=len(answer), **{HEADER_LENGTH: length})
+        request.send(answer)
+
+    def say(self, request: server.Request, told: object, status: int = 200) -> None:
+        body = json.dumps(told).encode()
+        request.head(status, Content_Length=len(body))
+        request.send(body)
+
+
+@pytest.mark.usefixtures("posted")
+def test_a_triton_is_measured_and_judged_as_our_server_and_its_rows_say_what_it_does_not_tell(
+    project: Project, bundle: Bundle, ours: Started, tmp_path: Path
+) -> None:
+    triton = Triton(bundle, most=10)
+    with server.serving(triton) as there:
+        file = measure_served([bundle.folder], tmp_path / "back", there.root)
+    (measured,) = read_returned(file)
+    assert measured["host"]["server"] == {"url": there.root, "name": "triton 2.51.0"}
+    assert measured["host"]["name"].endswith(f"-asking-127-0-0-1-{there.server_port}")
+    assert set(triton.rows) >= {1, 10} and max(triton.rows) == 10
+    (beside,) = read_returned(measure_served([bundle.folder], tmp_path / "ours", ours.url))
+    rows = judged(rooted(project, tmp_path / "root"), file)
+    assert list(rows) == ["remote-fp32", "remote-fp16", "remote-int8"]
+    for name, facts in rows.items():
+        kept = measured["targets"][name]
+        for told in ("statistics", "predicted", "graph_sha256", "precision", "device", "size_bytes"):
+            assert kept[told] == beside["targets"][name][told]
+        assert not {"queue_s", "compute_s", "transport_s"} & kept.keys()
+        assert facts["verdict"] == PASS, facts["reason"]
+        assert facts["latency_against"] == "onnxruntime-cpu-fp32" and facts["latency_ratio"] > 1
+        assert [facts["queue_ms"], facts["compute_ms"], facts["transport_ms"]] == [None, None, None]
+        assert facts["notes"] == ["served by triton 2.51.0", standalone.UNTOLD]
+
+
+@pytest.mark.usefixtures("posted")
+def test_of_a_tritons_models_those_are_taken_that_a_caller_can_ask_graph_by_graph(bundle: Bundle) -> None:
+    triton = Triton(bundle, most=64)
+    triton.add("gru-fp32", "fp32", sequence_batching={"oldest": {}})
+    triton.add("gru-fp32-network", "fp32")
+    triton.add("dates-fp16-step", "fp16", "KIND_GPU")
+    triton.add("somebody's", "fp32", "KIND_MODEL", parameters={"note": {}})
+    triton.versions |= {"gru-fp32-network": "10"}
+    with server.serving(triton) as there:
+        models = open_server(there.root).models
+        contract = bundle.sha256[:12]
+        assert models.keys() == {*(f"{NAME}-{p}" for p in GRAPHS), "gru-fp32-network", "dates-fp16-step"}
+        assert models["gru-fp32-network"] == Served("10", contract, "fp32", "cpu", 64)
+        assert models["dates-fp16-step"] == Served("1", contract, "fp16", "cuda", 64)
+        assert models[f"{NAME}-int8"] == Served("1", contract, "int8-cpu", "cpu", 64)
+        for kinds in (["KIND_CPU", "KIND_GPU"], ["KIND_MODEL"]):
+            triton.add("odd", "fp32", *kinds)
+            told = rf"^odd at .*: instance groups of {', '.join(kinds)}, expected KIND_CPU or KIND_GPU alone"
+            with pytest.raises(Refused, match=told):
+                open_server(there.root)
+        triton.versions = {}
+        with pytest.raises(Refused, match=rf"^{there.root}: not as a server of .*`make triton` writes the models\.$"):
+            open_server(there.root)
+
+
+@pytest.mark.usefixtures("posted")
+def test_a_triton_with_another_bundle_or_without_a_graph_of_it_says_so(bundle: Bundle) -> None:
+    triton = Triton(bundle, most=64)
+    triton.bundle = dataclasses.replace(bundle, sha256="0" * 64)
+    triton.add(f"{NAME}-fp16", "fp16")
+    del triton.versions[f"{NAME}-int8"]
+    triton.add(f"{NAME}-int8", "int8-cpu", sequence_batching={})
+    with server.serving(triton) as there:
+        rows = {row.name: row for row in remote_targets(bundle, open_server(there.root))}
+    assert not rows["remote-fp32"].reason
+    assert rows["remote-fp16"].reason.startswith(f"version 000000000000 of {NAME}-fp16 is served at 127.0.0.1:")
+    assert rows["remote-int8"].reason.startswith(f"{NAME}-int8 is not served at 127.0.0.1:")
 
 
 # The bytes, against the server's own reading and writing of them
@@ -477,7 +604,8 @@ def test_measured_from_the_command_line_and_judged_it_passes(
     host = f"{here}-asking-{ours.host.replace('.', '-').replace(':', '-')}"
     assert file.name == f"{host}.json"
     (measured,) = read_returned(file)
-    assert measured["host"]["server"] == {"url": ours.url, "device": "cpu"}
+    software = measured["host"]["server"]["name"]
+    assert measured["host"]["server"] == {"url": ours.url, "name": software} and software.startswith("plumbline")
     assert measured["beside"].keys() == {"target", "latency_s", "alone_s"}
     rows = judged(rooted(project, tmp_path / "root"), file)
     assert list(rows) == ["remote-fp32", "remote-fp16", "remote-int8"]
@@ -499,7 +627,8 @@ def test_measured_from_the_command_line_and_judged_it_passes(
         assert [facts["queue_ms"], facts["compute_ms"], facts["transport_ms"]] == medians
         queue, compute, transport = medians
         assert facts["notes"] == [
-            f"transport {transport:.3f} ms, queue {queue:.3f} ms, compute {compute:.3f} ms (medians)"
+            f"served by {software}",
+            f"transport {transport:.3f} ms, queue {queue:.3f} ms, compute {compute:.3f} ms (medians)",
         ]
 
 
@@ -590,7 +719,9 @@ def test_a_server_that_dies_meanwhile_leaves_rows_unmeasured(
         assert facts["deployed"] is None and facts["transport_ms"] is None
     with pytest.raises(Refused, match=rf"^/served at {one.host}: {UNASKED} \(ConnectionRefusedError"):
         measure_served([bundle.folder], tmp_path / "back", one.url)
-    gone = Server(one.url, "", "cpu", {f"{NAME}-{precision}": bundle.sha256[:12] for precision in GRAPHS})
+    version = bundle.sha256[:12]
+    models = {f"{NAME}-{name}": Served(version, version, graph, "cpu") for name, graph in GRAPHS.items()}
+    gone = Server(one.url, "", "plumbline", models)
     monkeypatch.setattr(standalone, "open_server", lambda *_: gone)
     measure_served([bundle.folder], tmp_path / "back", one.url)  # gone before the first model was opened
     reasons = [facts["reason"] for facts in read_returned(file)[0]["targets"].values()]
@@ -600,7 +731,10 @@ def test_a_server_that_dies_meanwhile_leaves_rows_unmeasured(
 def test_of_a_gpu_elsewhere_nothing_is_told_as_of_one_here(
     bundle: Bundle, ours: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = dataclasses.replace(open_server(ours.url), device="cuda")
+    there = open_server(ours.url)
+    of = {f"{NAME}-{name}": graph for name, graph in targets.GRAPHS["onnxruntime-cuda"].items()}
+    models = {name: dataclasses.replace(there.models[name], device="cuda", precision=of[name]) for name in of}
+    there = dataclasses.replace(there, models=models)
     monkeypatch.setattr(standalone, "open_server", lambda *_: there)
     monkeypatch.setattr(standalone, "describe", lambda: describe() | {"gpus": [], "gpu_error": "none"})
     (measured,) = read_returned(measure_served([bundle.folder], tmp_path, ours.url))

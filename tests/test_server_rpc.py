@@ -30,6 +30,7 @@ from deploy.runtimes import open_onnxruntime
 from deploy.server import inference_pb2 as pb
 from deploy.server import rpc as rpc_module
 from deploy.server.app import Application
+from deploy.server.gate import Gate
 from deploy.server.metadata import model_metadata, server_metadata
 from deploy.server.model import Model, open_models
 from deploy.server.protocol import form, read_request
@@ -172,7 +173,7 @@ class Place:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.repository = self.do(self._repository(folders))
-        self.application = Application(self.repository, "cpu", token, {})
+        self.application = Application(self.repository, Gate(LIMITS, token), "cpu", {})
         self.application.ready = True
         self.rpc: Rpc = self.do(start_rpc(self.application, "127.0.0.1", 0, tls))
         self.address = f"127.0.0.1:{self.rpc.port}"
@@ -223,7 +224,7 @@ class Place:
     def close(self) -> None:
         self.channel.close()
         self.do(self.rpc.stop(5))
-        assert self.application.held == 0
+        assert self.application.gate.held == 0
         self.repository.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
@@ -731,7 +732,7 @@ def test_a_message_that_does_not_come_is_not_waited_for(place: Place, monkeypatc
 
 def test_what_is_held_is_bounded(place: Place) -> None:
     def hold(nbytes: int) -> None:
-        place.application.held += nbytes
+        place.application.gate.held += nbytes
 
     place.loop.call_soon_threadsafe(hold, LIMITS.held_bytes)
     told = refused(lambda: place.infer(one("same", 1.0)))

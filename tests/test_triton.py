@@ -22,19 +22,24 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from served import Running, serving
 
 from deploy.contract import FIXED, FORMAT, Bundle, load_examples, open_bundle
 from deploy.errors import Refused
-from deploy.files import sha256, write_bytes, write_json
+from deploy.files import read_json, sha256, write_bytes, write_json
+from deploy.measurement import read_returned
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
+from deploy.standalone import UNTOLD
 from deploy.state import carried, from_zero
 from deploy.tasks.translation import translate
 from pipeline import triton as triton_module
 from pipeline.recipe import Project, load_project
 from pipeline.triton import Word, pbtxt, triton
+from pipeline.verdicts import PASS
 
 SERVED = ["gorner_digits", "lstm_digits", "gru_python", "dates_attention"]
+MEASURED = ["gorner_digits", "gru_python", "dates_attention"]  # also: all of their test units
 UNITS = 9  # asked of each recipe
 LONGEST, PIECE = 64, 16  # as tests/triton_client.py cuts texts
 PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
@@ -48,6 +53,15 @@ print(json.dumps({
     )
     for path in pathlib.Path(sys.argv[1]).glob("*/config.pbtxt")
 }))
+"""
+
+
+# As the command line does, but with a tenth of the rounds; with a server there is nothing to say of speed here.
+MEASURE = """
+import runpy
+import deploy.rounds
+deploy.rounds.ROUNDS = deploy.rounds.BLOCK
+runpy.run_module("deploy.measure", run_name="__main__", alter_sys=True)
 """
 
 
@@ -413,19 +427,40 @@ def real(starter: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
+def ours(bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Our server, on the same bundles."""
+    folders = [bundle.folder for bundle in bundles.values()]
+    with serving(tmp_path_factory.mktemp("ours") / "log", *folders, grpc=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def answers(
     real: tritonserver.Triton, bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, np.ndarray]]:
     """Recipe -> what tritonclient heard: ``<model> <way> <output>`` -> array."""
-    folder = tmp_path_factory.mktemp("answers")
+    return heard_by_tritonclient(real.http, real.grpc, bundles, tmp_path_factory.mktemp("answers"))
+
+
+def heard_by_tritonclient(
+    http: str, grpc: str, bundles: dict[str, Bundle], folder: Path
+) -> dict[str, dict[str, np.ndarray]]:
     heard = {}
     for name, bundle in bundles.items():
         out = folder / f"{name}.npz"
-        words = [str(tritonserver.CLIENT), real.http, real.grpc, str(bundle.folder), str(out), "--units", str(UNITS)]
+        words = [str(tritonserver.CLIENT), http, grpc, str(bundle.folder), str(out), "--units", str(UNITS)]
         tritonserver.in_environment(*words)
         with np.load(out) as arrays:
             heard[name] = dict(arrays)
     return heard
+
+
+def say_of(folder: Path, *words: object) -> str:
+    """What a program of the project says that runs in ``folder``."""
+    asked, paths = [sys.executable, *map(str, words)], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, cwd=folder, env=paths, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def runs_of(bundle: Bundle, precision: str) -> dict[str, Run]:
@@ -510,6 +545,54 @@ def test_a_whole_decoding_is_one_call(answers: dict[str, Any], bundles: dict[str
 
 
 @pytest.mark.slow
+def test_the_same_client_hears_the_same_from_our_server_to_the_last_bit(
+    ours: Running, answers: dict[str, Any], bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    told = heard_by_tritonclient(f"127.0.0.1:{ours.port}", f"127.0.0.1:{ours.grpc_port}", bundles, tmp_path)
+    for recipe, heard in answers.items():
+        assert told[recipe].keys() == heard.keys()
+        for way, array in heard.items():
+            assert told[recipe][way].dtype == array.dtype
+            np.testing.assert_array_equal(told[recipe][way], array, err_msg=f"{recipe}: {way}")
+
+
+@pytest.mark.slow
+def test_both_servers_get_the_same_verdict(
+    real: tritonserver.Triton, ours: Running, bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    """By the command lines that people use, in a project of its own."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "bundle").symlink_to(ROOT / "build" / "bundle")
+    folders = [bundles[name].folder for name in MEASURED]
+    files, servers = {}, {"plumbline": f"127.0.0.1:{ours.port}", "triton": real.http}
+    for name, host in servers.items():
+        say_of(tmp_path, "-c", MEASURE, *folders, "--out", name, "--server", f"http://{host}")
+        (files[name],) = (tmp_path / name).glob("*.json")
+    say_of(tmp_path, "-m", "pipeline.verify", "--from", *files.values())
+    say_of(tmp_path, "-m", "pipeline.verify")
+    verdicts = read_json(tmp_path / "build" / "verdicts.json")
+    measured = {name: {one["recipe"]: one for one in read_returned(file)} for name, file in files.items()}
+    assert [of["host"]["server"]["name"].split()[0] for name in servers for of in measured[name].values()] == [
+        name for name in servers for _ in MEASURED
+    ]
+    for recipe in MEASURED:
+        both = [measured[name][recipe] for name in servers]
+        assert list(both[0]["targets"]) == [f"remote-{precision}" for precision in PRECISIONS]
+        for target in both[0]["targets"]:
+            here, there = (of["targets"][target] for of in both)
+            for fact in ("statistics", "predicted", "finite", "error_max", "drift", "graph_sha256", "sha256"):
+                assert here.get(fact) == there.get(fact), f"{recipe}: {target}: {fact}"
+            assert len(here["transport_s"]) == len(here["latency_s"]) and "transport_s" not in there
+            rows = [verdicts[recipe]["targets"][f"{target}@{of['host']['name']}"] for of in both]
+            assert rows[0]["verdict"] == rows[1]["verdict"] == PASS, [row["reason"] for row in rows]
+            for fact in ("deployed", "drop", "drop_lower95", "drop_upper95", "n", "error_max", "causes"):
+                assert rows[0].get(fact) == rows[1].get(fact), f"{recipe}: {target}: {fact}"
+            assert rows[0]["transport_ms"] > 0 and rows[1]["transport_ms"] is None
+            assert UNTOLD in rows[1]["notes"] and UNTOLD not in rows[0]["notes"]
+
+
+@pytest.mark.slow
 def test_triton_did_join_requests_and_only_those_that_it_may(
     real: tritonserver.Triton, answers: dict[str, Any]
 ) -> None:
@@ -576,6 +659,8 @@ def test_every_configuration_is_a_model_config(starter: Project, bundles: dict[s
     assert digits["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": ["1", "8", "8"]}]
     assert digits["output"][0]["label_filename"] == "labels.txt" and digits["dynamic_batching"] == {}
     assert digits["parameters"]["contract_sha256"]["string_value"] == bundles["gorner_digits"].sha256
+    assert digits["parameters"]["precision"]["string_value"] == "fp32"
+    assert configs["gru_python-int8-network"]["parameters"]["precision"]["string_value"] == "int8-cpu"
     assert digits["parameters"]["intra_op_thread_count"]["string_value"] == "1"
     assert [warm["batch_size"] for warm in digits["model_warmup"]] == [1, 64]
     assert "dynamic_batching" not in configs["lstm_digits-int8"] and "dynamic_batching" in configs["lstm_digits-fp16"]

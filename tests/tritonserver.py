@@ -8,6 +8,7 @@ import ctypes.util
 import json
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
@@ -112,7 +113,7 @@ def tritonserver(models: Path, log: Path) -> Iterator[Triton]:
         AssertionError: a model cannot be loaded, or the server does not end; with the end of its log.
     """
     python()
-    http, grpc = free_port(), free_port()
+    http, grpc = free_ports(2)
     words = [
         str(home() / "bin" / "tritonserver"),
         f"--model-repository={models}",
@@ -162,10 +163,16 @@ def last_lines(log: Path) -> str:
     return "\n".join([line for line in lines if line.startswith("E")][:20] + lines[-40:])
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has, below those that Linux gives away: Triton takes them seconds later, with its models loaded."""
+    found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        while len(found) < count:
+            port, taken = random.randrange(10_000, 32_000), stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                taken.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def in_environment(*words: str, timeout: float = CLIENT_S) -> str:

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from deploy.errors import Refused
 from deploy.files import read_json
 from deploy.server.app import Application
 from deploy.server.connection import Connection
+from deploy.server.gate import Gate
 from deploy.server.lifetime import GRACE_S, Server
-from deploy.server.repository import Limits, Repository
+from deploy.server.repository import Limits, Repository, shown
 
 log = logging.getLogger("plumbline.server")
 
@@ -75,6 +77,8 @@ def main() -> None:
         serve(asked)
     except (Refused, OSError) as error:
         sys.exit(f"server: {error}")
+    except KeyboardInterrupt:  # before it was ready
+        sys.exit(130)
 
 
 def serve(asked: argparse.Namespace) -> None:
@@ -91,9 +95,12 @@ def serve(asked: argparse.Namespace) -> None:
         sessions_bytes=asked.sessions,
     )
     repository = Repository(asked.bundles, asked.device, limits)
-    judged = read_json(asked.verdicts) if asked.verdicts else {}
+    judged = _judged(asked.verdicts) if asked.verdicts else {}
+    if asked.tls_key:
+        _check_pair(asked.tls_cert, asked.tls_key)
     local = asked.host in ("127.0.0.1", "localhost", "::1")
-    application = Application(repository, asked.device, _token(asked.token_file), judged, local)
+    gate = Gate(limits, _token(asked.token_file), local)
+    application = Application(repository, gate, asked.device, judged)
 
     config = uvicorn.Config(
         application,
@@ -128,6 +135,29 @@ def _token(file: Path | None) -> str:
         if not token:
             raise Refused(f"{file}: empty, expected a token on one line.")
     return token
+
+
+def _judged(file: Path) -> dict[str, Any]:
+    judged = read_json(file)
+    try:
+        for of_recipe in judged.values():
+            for row in of_recipe["targets"].values():
+                shown(row)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise Refused(
+            f"{file}: no verdicts ({type(error).__name__}: {error}), expected what `dvc repro` writes to "
+            f"build/verdicts.json."
+        ) from None
+    return judged  # type: ignore[no-any-return]
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+    except OSError as error:
+        raise Refused(
+            f"--tls-cert {cert}, --tls-key {key}: cannot be used ({error}), expected a certificate in PEM and its key."
+        ) from None
 
 
 if __name__ == "__main__":

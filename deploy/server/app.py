@@ -5,10 +5,8 @@
 
 import asyncio
 import contextlib
-import hmac
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +20,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.errors import Refused
-from deploy.server.batching import Answer, full
 from deploy.server.errors import Status, status_of
+from deploy.server.exchange import Reply, read_headers, refusal, said
+from deploy.server.gate import Gate
 from deploy.server.metadata import model_metadata, server_metadata
 from deploy.server.metrics import registry, told
-from deploy.server.model import Model
-from deploy.server.protocol import Request, read_object, read_request, write_response
+from deploy.server.protocol import read_object, read_request
 from deploy.server.repository import Repository, verdict
-from deploy.server.serving import Served, generate, infer
+from deploy.server.serving import Served, check_outputs, generate, infer
 from deploy.server.sessions import Sessions
 
 log = logging.getLogger("plumbline.server")
@@ -49,29 +47,18 @@ SAFE = {
 }
 WISHES = ("max_tokens", "temperature", "top_k", "seed", "stop")
 
-HERE = re.compile(rb"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.IGNORECASE)
-
 T = TypeVar("T")
 
 
 class Application:
     """What answers to requests; one for a process."""
 
-    def __init__(
-        self, repository: Repository, device: str, token: str, judged: dict[str, Any], local: bool = False
-    ) -> None:
-        """
-        Args:
-            local: serves this machine alone, and is called by no name but its own.
-            token: what requests must bear; empty: none.
-            judged: ``build/verdicts.json``, or nothing.
-        """
-        self.repository = repository
-        self.sessions = Sessions(repository.limits.idle_s, repository.limits.sessions_bytes)
+    def __init__(self, repository: Repository, gate: Gate, device: str, judged: dict[str, Any]) -> None:
+        """``judged`` is ``build/verdicts.json``, or nothing."""
+        self.repository, self.gate = repository, gate
+        self.sessions = Sessions(gate.limits.idle_s, gate.limits.sessions_bytes)
         self.ready = False
-        self.alone: Callable[[], bool] = lambda: False  # whether a request is the only one here; the server knows
-        self._device, self._token, self._judged, self._local = device, token.encode(), judged, local
-        self.held = 0  # bytes of bodies
+        self._device, self._judged = device, judged
         self._metrics = registry(
             lambda: [(s.model.name, s.model.version, s.counts) for s in repository.served()], self._gauges
         )
@@ -80,134 +67,70 @@ class Application:
     def _gauges(self) -> dict[str, float]:
         return {
             "ready": float(self.ready),
-            "held_bytes": float(self.held),
+            "held_bytes": float(self.gate.held),
             "sequences": float(len(self.sessions)),
             "sequences_bytes": float(self.sessions.nbytes),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and (served := self.repository.routes.get(scope["path"])) is not None:
+        if scope["type"] == "http" and (served := self.repository.routes.get(scope["path"].encode())) is not None:
             await self._infer(served, scope, receive, send)
         elif scope["type"] == "http":
             await self._rest(scope, receive, send)
 
     async def _infer(self, served: Served, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `infer`, and count it."""
-        headers: list[tuple[bytes, bytes]]
+        """Answer `infer`, and count it; what `Connection` can answer without this is not seen here."""
         try:
             if scope["method"] != "POST":
                 raise Status(405, f"{scope['method']} {scope['path']}: expected POST.")
-            length, body, answer = await self._answer(served, scope, receive)
-            timing = b"queue;dur=%.3f, compute;dur=%.3f" % (1e3 * answer.queue_s, 1e3 * answer.compute_s)
-            headers = [(b"server-timing", timing), (b"content-length", b"%d" % len(body))]
-            if length is None:
-                headers.append((b"content-type", b"application/json"))
-            else:
-                headers.append((b"content-type", b"application/octet-stream"))
-                headers.append((HEADER_LENGTH, b"%d" % length))
-            status = 200
+            reply = await self._answer(served, scope, receive)
         except ClientDisconnect:
             served.counts.answered(499)
             return
         except Exception as error:
-            status, headers, body = _refusal(error)
-        served.counts.answered(status)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            reply = refusal(error)
+        served.counts.answered(reply.status)
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
-    async def _answer(self, served: Served, scope: Scope, receive: Receive) -> tuple[int | None, bytes, Answer]:
-        length = None
-        announced = 0
-        bearer = host = origin = b""
-        for name, value in scope["headers"]:
-            if name == HEADER_LENGTH:
-                length = value
-            elif name == b"content-length":
-                announced = int(value)
-            elif name == b"host":
-                host = value
-            elif name == b"authorization":
-                bearer = value
-            elif name == b"origin":
-                origin = value
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise Status(415, f"content-encoding: {value[:50]!r}, expected none. Send the body as it is.")
-        self._from_here(host, origin)
-        self.admit(bearer)
-        if served.batcher.full:  # told before anything of the body is read: a refusal must cost little
-            raise Status(503, full(served.model.name, self.repository.limits.waiting))
-        body = await self._body(receive, announced)
-        self.held += len(body)
-        try:
-            limits = self.repository.limits
-            request = read_request(body, length, served.model.form, limits.body_bytes)
+    async def _answer(self, served: Served, scope: Scope, receive: Receive) -> Reply:
+        length, announced = read_headers(scope["headers"], served, self.gate)
+        async with self._body(receive, announced) as body:
+            request = read_request(body, length, served.model.form, self.gate.limits.body_bytes)
             check_outputs(request, served.model)
-            work = infer(served, self.sessions, request.inputs, request.parameters, limits.deadline_s, self.alone())
-            answer = await (_unless_gone(work, receive) if served.batcher.busy else work)
-            model = answer.model  # a sequence goes on with the version that it began with
-            return *write_response(answer.outputs, request, model.name, model.version, model.classes), answer
-        finally:
-            self.held -= len(body)
+            work = infer(served, self.sessions, request.inputs, request.parameters, self.gate.limits.deadline_s)
+            return said(request, await _unless_gone(work, receive))
 
-    def admit(self, bearer: bytes) -> None:
-        """Refuse who has no token: ``bearer`` is the value of `authorization`.
-
-        Raises:
-            Status: 401.
-        """
-        if self._token and not hmac.compare_digest(bearer, b"Bearer " + self._token):
-            raise Status(401, "authorization: no token, or another, expected `Authorization: Bearer` and the server's.")
-
-    def _from_here(self, host: bytes, origin: bytes) -> None:
-        """Refuse what another site's page makes a browser send, under a name of its own that leads here too.
-
-        Raises:
-            Status: 403.
-        """
-        if origin and origin.partition(b"://")[2] != host:
-            raise Status(403, f"origin: {origin[:100].decode('latin-1')!r}, expected this server's own page.")
-        if self._local and host and not HERE.fullmatch(host):
-            raise Status(403, f"host: {host[:100].decode('latin-1')!r}, expected localhost or 127.0.0.1.")
-
-    async def _body(self, receive: Receive, announced: int) -> bytes:
-        """All of a body.
+    @contextlib.asynccontextmanager
+    async def _body(self, receive: Receive, announced: int) -> AsyncGenerator[bytes, None]:
+        """All of a body, which counts among what is held.
 
         Raises:
             ClientDisconnect: the client is gone.
             Status: 408 it takes too long, 413 it is too large, 503 there is no room for it now.
         """
-        most = self.repository.limits.body_bytes
-        if announced > most:
-            raise _too_large(announced, most)
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            body: bytes = message["body"]
-            return body
-        try:
-            return await asyncio.wait_for(self._parts(message, receive, most), SLOW_S)
-        except asyncio.TimeoutError:
-            raise Status(408, f"body: not whole after {SLOW_S:g} s, expected all of it by then.") from None
-
-    async def _parts(self, message: Message, receive: Receive, most: int) -> bytes:
+        self.gate.allow(announced)
         parts: list[bytes] = []
-        held = 0
         try:
-            while True:
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                parts.append(message["body"])
-                held += len(parts[-1])
-                self.held += len(parts[-1])
-                if held > most:
-                    raise _too_large(held, most)
-                if self.held > self.repository.limits.held_bytes:
-                    raise Status(503, f"{self.held} bytes of requests are held, and no more can be. Ask again later.")
-                if not message.get("more_body"):
-                    return b"".join(parts)
-                message = await receive()
+            try:
+                await asyncio.wait_for(self._read(receive, parts), SLOW_S)
+            except asyncio.TimeoutError:
+                raise Status(408, f"body: not whole after {SLOW_S:g} s, expected all of it by then.") from None
+            yield b"".join(parts)
         finally:
-            self.held -= held
+            self.gate.release(sum(map(len, parts)))
+
+    async def _read(self, receive: Receive, parts: list[bytes]) -> None:
+        while True:
+            message: Message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self.gate.hold(len(message["body"]))
+            parts.append(message["body"])
+            self.gate.allow(sum(map(len, parts)))
+            if not message.get("more_body"):
+                return
 
     def _starlette(self) -> ASGIApp:
         """Everything but `infer`."""
@@ -242,9 +165,9 @@ class Application:
         async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
             headers = dict(scope["headers"])
             try:
+                self.gate.from_here(headers.get(b"host", b""), headers.get(b"origin", b""))
                 if scope["path"] not in OPEN:
-                    self.admit(headers.get(b"authorization", b""))
-                self._from_here(headers.get(b"host", b""), headers.get(b"origin", b""))
+                    self.gate.admit(headers.get(b"authorization", b""))
             except Refused as refused:
                 await _refused(None, refused)(scope, receive, send)
             else:
@@ -337,14 +260,12 @@ class Application:
             raise Refused(f"parameters: {type(parameters).__name__}, expected an object.")
         # The generate extension takes them beside text_input as well.
         parameters = {name: value for name, value in asked.items() if name in WISHES} | parameters
-        return generate(
-            served, self.sessions, asked.get("text_input", ""), parameters, self.repository.limits.deadline_s
-        )
+        return generate(served, self.sessions, asked.get("text_input", ""), parameters, self.gate.limits.deadline_s)
 
     async def _object(self, request: HTTPRequest) -> dict[str, Any]:
         """The JSON of a request; an empty one is an empty object."""
-        body = await self._body(request.receive, int(request.headers.get("content-length", 0)))
-        return read_object(body) if body else {}
+        async with self._body(request.receive, int(request.headers.get("content-length", 0))) as body:
+            return read_object(body) if body else {}
 
     def _find(self, request: HTTPRequest) -> Served:
         return self.repository.find(request.path_params["model"], request.path_params.get("version", ""))
@@ -437,40 +358,10 @@ async def _unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
         watching.cancel()
 
 
-def check_outputs(request: Request, model: Model) -> None:
-    """Refuse, before anything is run, outputs that ``model`` does not have.
-
-    Raises:
-        Refused: there is one.
-    """
-    if unknown := set(request.outputs).difference([tensor["name"] for tensor in model.outputs]):
-        raise Refused(f"outputs: name {min(unknown)[:50]!r}, expected {model.output_names}.")
-
-
-def status_and_words(error: Exception) -> tuple[int, str]:
-    """The status and the words that a client is told; a mistake of ours is told in the log alone."""
-    status = status_of(error)
-    if status == 500:
-        log.exception("failed", exc_info=error)
-        return status, "the server failed at this; its log says how. Ask again, or ask its owner."
-    return status, str(error)
-
-
-def _refusal(error: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    status, words = status_and_words(error)
-    body = json.dumps({"error": words}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return status, headers, body
-
-
 def _refused(_: HTTPRequest | None, error: Exception) -> Response:
-    status, headers, body = _refusal(error)
-    response = Response(body, status)
-    response.raw_headers = headers
+    reply = refusal(error)
+    response = Response(reply.body, reply.status)
+    response.raw_headers = reply.headers
     return response
 
 
@@ -487,10 +378,6 @@ async def _no_such_path(request: HTTPRequest, error: Exception) -> Response:
     allowed = (error.headers or {}).get("Allow", "") if isinstance(error, HTTPException) else ""
     expected = f"expected {allowed}" if allowed else "expected a path of the protocol, as /v2/models/NAME/infer"
     return _refused(request, Status(status, f"{request.method} {request.url.path[:200]}: {expected}."))
-
-
-def _too_large(came: int, most: int) -> Status:
-    return Status(413, f"body: {came} bytes, expected at most {most}. Send a smaller batch.")
 
 
 def _page(file: str, kind: str) -> Callable[[HTTPRequest], Response]:

@@ -11,7 +11,7 @@ The queue is bounded: who comes when it is full is told so at once.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -33,13 +33,22 @@ class Answer(NamedTuple):
     compute_s: float
 
 
-class _Call(NamedTuple):
-    inputs: dict[str, np.ndarray]
-    rows: int
-    sizes: list[tuple[str, tuple[int, ...]]]  # of each input, without the batch: what is joined has the same
-    future: "asyncio.Future[Answer]"
-    since: float  # perf_counter, s
-    deadline: float  # likewise
+Tell = Callable[[Answer | Exception], None]
+
+
+class Call:
+    """A request, from the queue to its answer."""
+
+    __slots__ = ("deadline", "done", "inputs", "rows", "since", "sizes", "tell")
+
+    def __init__(self, inputs: dict[str, np.ndarray], deadline_s: float, tell: Tell) -> None:
+        self.inputs = inputs
+        self.rows = next(iter(inputs.values())).shape[0]
+        self.sizes = [(name, array.shape[1:]) for name, array in inputs.items()]  # what is joined has the same
+        self.tell = tell  # is given the answer, or why there is none; once
+        self.since = time.perf_counter()  # s
+        self.deadline = self.since + deadline_s
+        self.done = False  # answered, or waited for no more
 
 
 class Batcher:
@@ -54,9 +63,9 @@ class Batcher:
         self.model = model
         self.counts = counts
         self._threads, self._most = threads, most
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[Call] = deque()
         self._turn = False  # whether one is to come
-        self._running: list[_Call] = []  # the batch in a thread
+        self._running: list[Call] = []  # the batch in a thread
         self._alarm: asyncio.TimerHandle | None = None  # for the nearest deadline
 
     @property
@@ -74,18 +83,6 @@ class Batcher:
         """Whether a batch is in a thread: what comes now waits for longer than a turn."""
         return bool(self._running)
 
-    def at_once(self, inputs: dict[str, np.ndarray]) -> Answer | None:
-        """The answer to a request that nobody else can join, if nothing is before it and it does not take long."""
-        rows = next(iter(inputs.values())).shape[0]
-        if self._waiting or self._running or self.model.cost(inputs, rows) > INLINE_S:
-            return None
-        start = time.perf_counter()
-        outputs = self.model.run(inputs)
-        took = time.perf_counter() - start
-        self.counts.ran(rows, took)
-        self.counts.waited(0.0)
-        return Answer(self.model, outputs, 0.0, took)
-
     def submit(self, inputs: dict[str, np.ndarray], deadline_s: float) -> "asyncio.Future[Answer]":
         """The answer to come; cancelling it takes the request out of the queue.
 
@@ -96,27 +93,45 @@ class Batcher:
         Raises:
             Status: 503, the queue is full.
         """
-        if self.full:
-            raise Status(503, full(self.model.name, self._most))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        sizes = [(name, array.shape[1:]) for name, array in inputs.items()]
-        rows, now = next(iter(inputs.values())).shape[0], time.perf_counter()
-        self._waiting.append(_Call(inputs, rows, sizes, future, now, now + deadline_s))
-        if self._running:
-            future.add_done_callback(self._make_room)
-            self._watch(self._waiting[-1])
-        elif not self._turn:
-            self._turn = True
-            loop.call_soon(self._take_turn)
+
+        def tell(answer: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        call = self.call(inputs, deadline_s, tell)
+        future.add_done_callback(lambda _: self.cancel(call))
         return future
 
-    def _make_room(self, future: "asyncio.Future[Answer]") -> None:
-        """Take a request out of the queue that nobody waits for any more."""
-        if future.cancelled():
-            self._waiting = deque(call for call in self._waiting if call.future is not future)
+    def call(self, inputs: dict[str, np.ndarray], deadline_s: float, tell: Tell) -> Call:
+        """As ``submit``, for who is told.
 
-    def _watch(self, call: _Call) -> None:
+        Raises:
+            Status: 503, the queue is full.
+        """
+        if self.full:
+            raise Status(503, full(self.model.name, self._most))
+        call = Call(inputs, deadline_s, tell)
+        self._waiting.append(call)
+        if self._running:
+            self._watch(call)
+        elif not self._turn:
+            self._turn = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+        return call
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for ``call`` any more: it is not run, unless it runs already, and makes room in the queue."""
+        if not call.done:
+            call.done = True
+            self._waiting = deque(call for call in self._waiting if not call.done)
+
+    def _watch(self, call: Call) -> None:
         """See to it that ``call`` is told when it is too late."""
         loop = asyncio.get_running_loop()
         at = loop.time() + call.deadline - time.perf_counter()
@@ -129,19 +144,20 @@ class Batcher:
         self._alarm = None
         now = time.perf_counter()
         for call in [*self._running, *self._waiting]:
-            if call.future.done():
+            if call.done:
                 continue
-            if call.deadline <= now:
-                call.future.set_exception(
-                    Status(
-                        504,
-                        f"{self.model.name}: no answer after {call.deadline - call.since:g} s, expected one by then. "
-                        f"Send less at once, allow more time, or ask again when there is less to do.",
-                    )
-                )
-            else:
+            if call.deadline > now:
                 self._watch(call)
-        self._waiting = deque(call for call in self._waiting if not call.future.done())
+                continue
+            call.done = True
+            call.tell(
+                Status(
+                    504,
+                    f"{self.model.name}: no answer after {call.deadline - call.since:g} s, expected one by then. "
+                    f"Send less at once, allow more time, or ask again when there is less to do.",
+                )
+            )
+        self._waiting = deque(call for call in self._waiting if not call.done)
 
     def _take_turn(self) -> None:
         self._turn = False
@@ -164,15 +180,13 @@ class Batcher:
             self._turn = True
             asyncio.get_running_loop().call_soon(self._take_turn)
 
-    def _next(self) -> list[_Call]:
+    def _next(self) -> list[Call]:
         """The requests of the next batch: the oldest, and those that can be joined to it."""
-        calls: list[_Call] = []
+        calls: list[Call] = []
         rows = 0
-        left: deque[_Call] = deque()
+        left: deque[Call] = deque()
         while self._waiting:
             call = self._waiting.popleft()
-            if call.future.done():  # cancelled, or too late
-                continue
             if not calls:
                 calls, rows = [call], call.rows
             elif self.model.joined and rows + call.rows <= self.model.rows and call.sizes == calls[0].sizes:
@@ -186,7 +200,7 @@ class Batcher:
         self._waiting = left
         return calls
 
-    def _in_thread(self, loop: asyncio.AbstractEventLoop, calls: list[_Call], inputs: dict[str, np.ndarray]) -> None:
+    def _in_thread(self, loop: asyncio.AbstractEventLoop, calls: list[Call], inputs: dict[str, np.ndarray]) -> None:
         start = time.perf_counter()
         try:
             outputs: Mapping[str, np.ndarray] | Exception = self.model.run(inputs)
@@ -194,24 +208,25 @@ class Batcher:
             outputs = error
         loop.call_soon_threadsafe(self._ran, calls, start, time.perf_counter(), outputs)
 
-    def _ran(self, calls: list[_Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception) -> None:
+    def _ran(self, calls: list[Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception) -> None:
         self._running = []
         self._answer(calls, start, end, outputs)
         self._take_turn()
 
     def _answer(
-        self, calls: list[_Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception
+        self, calls: list[Call], start: float, end: float, outputs: Mapping[str, np.ndarray] | Exception
     ) -> None:
         at = 0
         self.counts.ran(sum(call.rows for call in calls), end - start)
         for call in calls:
-            if not call.future.done():
+            if not call.done:
+                call.done = True
                 if isinstance(outputs, Exception):
-                    call.future.set_exception(outputs)
+                    call.tell(outputs)
                 else:
-                    own = outputs if len(calls) == 1 else {n: a[at : at + call.rows] for n, a in outputs.items()}
+                    own = {name: array[at : at + call.rows] for name, array in outputs.items()}
                     self.counts.waited(start - call.since)
-                    call.future.set_result(Answer(self.model, dict(own), start - call.since, end - start))
+                    call.tell(Answer(self.model, own, start - call.since, end - start))
             at += call.rows
 
 

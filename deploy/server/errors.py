@@ -1,6 +1,10 @@
 """What a request is answered by when it cannot be answered as asked: the status of HTTP, and words."""
 
+import logging
+
 from deploy.errors import Refused
+
+log = logging.getLogger("plumbline.server")
 
 
 class Status(Refused):
@@ -19,3 +23,12 @@ def status_of(error: Exception) -> int:
     if isinstance(error, Status):
         return error.status
     return 400 if isinstance(error, Refused) else 500
+
+
+def status_and_words(error: Exception) -> tuple[int, str]:
+    """The status and the words that a client is told; a mistake of ours is told in the log alone."""
+    status = status_of(error)
+    if status == 500:
+        log.error("failed", exc_info=error)
+        return status, "the server failed at this; its log says how. Ask again, or ask its owner."
+    return status, str(error)

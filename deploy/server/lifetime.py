@@ -36,7 +36,6 @@ class Server(uvicorn.Server):
             tls: the key and the certificate, in PEM.
         """
         super().__init__(config)
-        application.alone = lambda: len(self.server_state.tasks) == 1
         self._application, self._drain_s = application, drain_s
         self._grpc_port, self._tls = grpc_port, tls
         self._rpc: Rpc | None = None
@@ -75,6 +74,7 @@ class Server(uvicorn.Server):
         if self._rpc:
             ending.append(self._rpc.stop(GRACE_S))
         await asyncio.gather(*ending)
+        self._captured_signals.clear()  # uvicorn would raise them again, and an orderly end look like a kill
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, a second one hastens it."""

@@ -55,7 +55,7 @@ class Repository:
     def __init__(self, folders: Sequence[Path], device: str, limits: Limits) -> None:
         self.limits = limits
         self.entries: dict[str, Entry] = {}
-        self.routes: dict[str, Served] = {}  # path of `infer` -> what answers there
+        self.routes: dict[bytes, Served] = {}  # path of `infer` -> what answers there
         self._folders, self._device = folders, device
         self._threads = ThreadPoolExecutor(thread_name_prefix="model")
         self._loading = asyncio.Lock()  # one at a time: two would need the memory of both
@@ -79,15 +79,18 @@ class Repository:
         """
         entry = self._entry(name)
         try:
-            await self._load(entry.folder, entry.precision)
+            await self._load(entry.folder, entry.precision, name if entry.served else "")
         except Refused as refused:
             log.error("not loaded", extra={"model": name, "reason": str(refused)})
             raise
 
-    async def _load(self, folder: Path, precision: str) -> None:
+    async def _load(self, folder: Path, precision: str, name: str = "") -> None:
+        """``name``: what must be among its models, since it is served from there now."""
         loop = asyncio.get_running_loop()
         async with self._loading:
             models = await loop.run_in_executor(None, lambda: open_models(open_bundle(folder), self._device, precision))
+            if name and name not in [model.name for model in models]:
+                raise Refused(f"{folder}: holds {models[0].name} by now, expected {name}. Put that bundle there again.")
             for model in models:
                 self.entries[model.name] = Entry(folder, precision, self._serve(model))
                 log.info("served", extra={"model": model.name, "version": model.version, "joined": model.joined})
@@ -160,7 +163,8 @@ class Repository:
         self.routes = {}
         for served in self.served():
             path = f"/v2/models/{served.model.name}"
-            self.routes[f"{path}/infer"] = self.routes[f"{path}/versions/{served.model.version}/infer"] = served
+            for of in (path, f"{path}/versions/{served.model.version}"):
+                self.routes[f"{of}/infer".encode()] = served
 
 
 def verdict(model: Model, device: str, judged: dict[str, Any]) -> dict[str, Any] | None:
@@ -173,5 +177,14 @@ def verdict(model: Model, device: str, judged: dict[str, Any]) -> dict[str, Any]
     whole = model.name == f"{model.recipe}-{model.precision}"
     if not (row and whole and row["graph_sha256"] in (model.sha256, *model.sha256.values())):
         return None
+    return shown(row)
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a row of ``build/verdicts.json``.
+
+    Raises:
+        KeyError: it is no such row.
+    """
     kept = ("verdict", "reason", "metric", "trained", "deployed", "latency_ratio", "host", "date")
     return {name: row[name] for name in kept}

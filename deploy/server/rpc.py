@@ -25,9 +25,9 @@ from google.protobuf.message import DecodeError
 
 from deploy.errors import Refused
 from deploy.server import inference_pb2 as pb
-from deploy.server.app import Application, check_outputs, status_and_words
+from deploy.server.app import Application
 from deploy.server.batching import Answer, full
-from deploy.server.errors import Status, status_of
+from deploy.server.errors import Status, status_and_words, status_of
 from deploy.server.metadata import model_metadata, server_metadata
 from deploy.server.model import Model
 from deploy.server.protocol import (
@@ -41,7 +41,7 @@ from deploy.server.protocol import (
     read_input,
     read_rest,
 )
-from deploy.server.serving import infer
+from deploy.server.serving import check_outputs, infer
 
 SERVICE = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")  # to who has no token too
@@ -303,18 +303,15 @@ class Rpc:
         Raises:
             Status: 503, there is no room for it now.
         """
-        held = self._application.held + nbytes
-        if held > self._application.repository.limits.held_bytes:
-            raise Status(503, f"{held} bytes of requests are held, and no more can be. Ask again later.")
-        self._application.held = held
+        self._application.gate.hold(nbytes)
         try:
             yield
         finally:
-            self._application.held -= nbytes
+            self._application.gate.release(nbytes)
 
     def _admit(self, context: Any) -> None:
         bearer = dict(context.invocation_metadata()).get("authorization", "")
-        self._application.admit(bearer.encode() if isinstance(bearer, str) else bearer)
+        self._application.gate.admit(bearer.encode() if isinstance(bearer, str) else bearer)
 
     async def _live(self, _: Any, __: int, ___: Any) -> Any:
         return pb.ServerLiveResponse(live=True)

@@ -11,6 +11,7 @@ from deploy.errors import Refused
 from deploy.server.batching import Answer, Batcher
 from deploy.server.metrics import Counts
 from deploy.server.model import Model
+from deploy.server.protocol import Request
 from deploy.server.sessions import Sessions, sequence
 from deploy.server.writing import Text, Wish, Writer, wish
 from deploy.state import carried
@@ -38,18 +39,24 @@ def deadline(parameters: Mapping[str, Any], most_s: float) -> float:
     return min(asked, 1e6 * most_s) / 1e6 if asked else most_s  # in this order: the integer may be beyond any float
 
 
+def check_outputs(request: Request, model: Model) -> None:
+    """Refuse, before anything is run, outputs that ``model`` does not have.
+
+    Raises:
+        Refused: there is one.
+    """
+    if unknown := set(request.outputs).difference([tensor["name"] for tensor in model.outputs]):
+        raise Refused(f"outputs: name {min(unknown)[:50]!r}, expected {model.output_names}.")
+
+
 async def infer(
     served: Served,
     sessions: Sessions,
     inputs: dict[str, np.ndarray],
     parameters: Mapping[str, Any],
     most_s: float,
-    alone: bool = False,
 ) -> Answer:
     """The answer to a request, in a sequence where it belongs to one.
-
-    Args:
-        alone: no other request has come that could be joined to it.
 
     Raises:
         Refused: what it asks for cannot be.
@@ -58,8 +65,6 @@ async def infer(
     wait_s = deadline(parameters, most_s)
     which = sequence(parameters)
     if which is None:
-        if alone and (answer := served.batcher.at_once(inputs)):
-            return answer
         return await served.batcher.submit(inputs, wait_s)
     model = served.model
     if not model.states:
