@@ -137,7 +137,7 @@ def model(name: str, inputs: list[dict], outputs: list[dict], run: Callable, sec
     )
 
 
-class Gate:
+class Latch:
     """A model's run that goes on when it is let."""
 
     def __init__(self) -> None:
@@ -197,8 +197,8 @@ class Place:
 
         return self.do(there())
 
-    def gated(self) -> tuple[Gate, Any]:
-        gate = Gate()
+    def gated(self) -> tuple[Latch, Any]:
+        gate = Latch()
         made = model("gated", [X], [Y], gate.run, seconds=1.0)
         return gate, self.serve(replace(made, version=str(id(gate))))  # another, so that its counts begin at 0
 

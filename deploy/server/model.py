@@ -8,8 +8,8 @@ millisecond) or in a thread.
 
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from deploy.runtimes import open_onnxruntime
 from deploy.server.protocol import Form, form
 from deploy.state import NEXT, from_zero
 from deploy.targets import GRAPHS
-from deploy.tasks.translation import LONGEST, translate
+from deploy.tasks.translation import LONGEST, lengths, translate
 
 CALLS = 5  # timed, of each size; the median counts
 PROBED = 9  # rows: no power of two, so that a kernel's remainder is among them
@@ -52,6 +52,7 @@ class Model:
     stretches: tuple[tuple[str, int, int], ...]  # input, axis, size that was timed: of each free axis but the batch
     sha256: dict[str, str]  # of each graph
     largest: dict[str, float]  # input -> its largest value among the bundle's test examples
+    check: Callable[[dict[str, np.ndarray]], object] | None = None  # raises Refused for inputs that no graph may be asked
 
     @property
     def output_names(self) -> str:
@@ -90,8 +91,9 @@ def open_models(bundle: Bundle, device: str, precision: str) -> list[Model]:
         "inputs": bundle.io["encoder"]["inputs"],
         "outputs": [{"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}],
     }
+    decoding = open_("", whole, lambda inputs: {"greedy": translate(runs, inputs["source"])})
     return [
-        open_("", whole, lambda inputs: {"greedy": translate(runs, inputs["source"])}),
+        replace(decoding, check=lambda inputs: lengths(inputs["source"])),
         *(open_(f"-{graph}", bundle.io[graph], run) for graph, run in runs.items()),
     ]
 

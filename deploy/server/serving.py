@@ -40,11 +40,13 @@ def deadline(parameters: Mapping[str, Any], most_s: float) -> float:
 
 
 def check_outputs(request: Request, model: Model) -> None:
-    """Refuse, before anything is run, outputs that ``model`` does not have.
+    """Refuse, before anything is joined to others and run, outputs that ``model`` does not have, and what it cannot read.
 
     Raises:
-        Refused: there is one.
+        Refused: there is such a thing.
     """
+    if model.check:
+        model.check(request.inputs)
     if unknown := set(request.outputs).difference([tensor["name"] for tensor in model.outputs]):
         raise Refused(f"outputs: name {min(unknown)[:50]!r}, expected {model.output_names}.")
 

@@ -46,7 +46,7 @@ def answer(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> dict[str, n
         Refused: a line of more than 128 bytes, or with a 0 before its end.
     """
     source, target = examples["source"], examples["target"]
-    length = _lengths(source)
+    length = lengths(source)
     lines, asked = len(source), np.flatnonzero(length)
     answers = {name: np.zeros((lines, LONGEST), np.uint8) for name in ("greedy", "beam")}
     answers["logprob"] = np.zeros((lines, target.shape[1] + 1))
@@ -90,15 +90,16 @@ def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Call
     Raises:
         Refused: as ``answer``.
     """
-    source, length = examples["source"], _lengths(examples["source"])
+    source, length = examples["source"], lengths(examples["source"])
     return [partial(translate, runs, source[i : i + 1, : length[i]]) for i in range(len(source))]
 
 
 def translate(runs: dict[str, Run], source: np.ndarray) -> np.ndarray:
-    """Lines ``(n, time)``, all of them of at least one byte, to their greedy answers ``(n, 32)``; ``(1, 0)`` to none."""
-    if not source.size:
-        return np.zeros((1, LONGEST), np.uint8)
-    return greedy(runs["step"], _encode(runs, source), LONGEST)[0]
+    """Lines ``(n, time)`` to their greedy answers ``(n, 32)``; an empty line to an empty one, and no graph is asked."""
+    lines = np.zeros((len(source), LONGEST), np.uint8)
+    if (asked := source.any(axis=1)).any():
+        lines[asked] = greedy(runs["step"], _encode(runs, source[asked]), LONGEST)[0]
+    return lines
 
 
 def _encode(runs: dict[str, Run], source: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,7 +122,7 @@ def _logprob(step: Run, inputs: dict[str, np.ndarray], target: np.ndarray) -> np
     return np.where(told, log, 0.0)
 
 
-def _lengths(source: np.ndarray) -> np.ndarray:
+def lengths(source: np.ndarray) -> np.ndarray:
     """Bytes of each line, ``(n,)``.
 
     Raises:
