@@ -12,7 +12,9 @@ BUNDLE is a language model's.
 
 Each ends with status 1 where it finds something.
 """
+# ruff: noqa: S101  # a finding is an AssertionError
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,15 +28,20 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+from served import resident, serving
+
+from benchmarks.faulty import flat, harm_all
 from deploy.errors import Refused
 from deploy.server import inference_pb2 as pb
 from deploy.server import protocol, rpc
+from deploy.server.messages import read_message, write_message
 from deploy.server.protocol import TYPES, Request, form, read_request, write_response
-from deploy.server.rpc import read_message, write_message
 
 KEPT = Path("tests/fuzzed.json")
 INPUTS, REQUESTS, MANY = 1_000_000, 10_000, 1_000_000
-LONGEST = 4096  # bytes of an input
+LONGEST, LIMIT = 4096, 3072  # bytes of an input, and of a body
 READERS = (protocol.__file__, rpc.__file__)
 SLOW_S = 0.05  # a kilobyte
 TRACED = 64  # one input in so many is watched for memory, which takes long
@@ -53,7 +60,7 @@ FORMS = [
     form([{"name": name, "dtype": name, "shape": ["n"]} for name in TYPES], list(TYPES)),
     form([{"name": "one", "dtype": "float32", "shape": []}]),
 ]
-ANSWERS = {
+ANSWERS: dict[str, np.ndarray] = {
     "y": np.array([[0.5, -1.0, 2.0], [3e38, 0.0, -0.0]], np.float32),
     "half": np.array([[1, 2]], np.float16),
     "odd": np.array([[np.nan, np.inf]], np.float64),
@@ -78,7 +85,7 @@ def play_parser(data: bytes) -> None:
         header, _, rest = body.partition(b"\0")
         length, body = len(header), header + rest
     try:
-        request = read_request(body, length, expected, LONGEST)
+        request = read_request(body, length, expected, LIMIT)
     except Refused as refused:
         _held(refused)
         return
@@ -226,14 +233,19 @@ def seeds(name: str) -> list[bytes]:
         }
         made.append((seed_message if name == "messages" else seed_frame)(which, arrays, {}))
         if name == "messages":
-            for parameter in ({"bool_param": True}, {"int64_param": 7}, {"string_param": "s"}):
-                made.append(seed_message(which, arrays, parameter))
+            parameters: tuple[dict[str, Any], ...] = ({"bool_param": True}, {"int64_param": 7}, {"string_param": "s"})
+            made += [seed_message(which, arrays, parameter) for parameter in parameters]
         else:
-            halves = {key: array for key, array in arrays.items() if array.dtype != np.float16}
+            others = {key: array for key, array in arrays.items() if array.dtype != np.float16}
             asked = [{"name": "y", "parameters": {"classification": 2, "binary_data": True}}, {"name": "whole"}]
-            made.append(seed_text(which, halves, {"id": "7", "outputs": asked}))
+            made.append(seed_text(which, others, {"id": "7", "outputs": asked}))
             made.append(seed_frame(which, arrays, {"outputs": [{"name": "half"}, {"name": "odd"}], "id": "é"}))
             made.append(seed_frame(which, arrays, {"parameters": {"binary_data_output": True, "sequence_id": 2**63}}))
+            made.append(seed_text(which, others, {"outputs": []}))
+            made.append(seed_text(which, others, {"outputs": [{"name": "odd", "parameters": {"classification": 1}}]}))
+    if name == "parser":
+        both = {"name": "one", "shape": [], "datatype": "FP32", "data": [1], "parameters": {"binary_data_size": 4}}
+        made += [b"3\n%s" % json.dumps({"inputs": [both]}).encode(), b"3\n" + b"[" * LIMIT, b"3\n" + b" " * LONGEST]
     return made
 
 
@@ -287,7 +299,7 @@ WORDS = [  # what a mutation may put in, beside what is in the inputs
     *('"inputs"', '"outputs"', '"parameters"', '"binary_data_size"', '"binary_data"', '"binary_data_output"', '"data"'),
     *('"classification"', '"name"', '"shape"', '"datatype"', '"id"', '"y"', '"half"', '"odd"', '"whole"', "NaN"),
     *(f'"{datatype}"' for datatype, _ in TYPES.values()),
-    *("9223372036854775808", "-1", "[[", "]]", "true", "null", "\\xff", "\\x00", "1.5", "1e999", "{}", "[]"),
+    *("9223372036854775808", "-1", "[[", "]]", "true", "null", "1.5", "1e999", "{}", "[]"),
 ]
 
 
@@ -303,7 +315,7 @@ def fuzz(name: str, inputs: int, folder: Path) -> bool:
     for i, seed in enumerate(seeds(name)):
         (corpus / f"seed-{i}").write_bytes(seed)
     words = folder / "words"
-    words.write_text("".join('"%s"\n' % word.replace('"', '\\"') for word in WORDS))
+    words.write_text("".join(f"{json.dumps(word)}\n" for word in WORDS))
     options = [f"-max_len={LONGEST}", f"-artifact_prefix={findings}/", "-rss_limit_mb=2048", "-error_exitcode=1"]
     child = [sys.executable, "-c", CHILD, name, *options]
     whole = subprocess.run([*child, f"-runs={inputs}", f"-dict={words}", "-timeout=5", corpus]).returncode == 0
@@ -315,3 +327,34 @@ def fuzz(name: str, inputs: int, folder: Path) -> bool:
     print(f"{name}: {inputs} inputs, {len(list(corpus.iterdir()))} reached something new, {len(made)} reach all of it")
     print(f"{name}: {len(found)} findings in {findings}")
     return whole and not found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz")
+    parser.add_argument("what", choices=(*TARGETS, "http", "flat"))
+    parser.add_argument("bundle", nargs="?", type=Path)
+    parser.add_argument("--inputs", type=int, help="10^6, or 10^4 over HTTP")
+    parser.add_argument("--seed", type=int, default=0, help="of the requests with faults (0)")
+    asked = parser.parse_args()
+    if asked.what in TARGETS:
+        sys.exit(not fuzz(asked.what, asked.inputs or INPUTS, Path("build/fuzz") / asked.what))
+    if not asked.bundle:
+        parser.error(f"{asked.what}: no bundle, expected a language model's")
+    start, model = time.monotonic(), f"{asked.bundle.resolve().name}-fp32"
+    log = Path("build/fuzz") / f"{asked.what}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with serving(log, asked.bundle) as server:
+        before = resident(server)
+        if asked.what == "http":
+            statuses = harm_all(server, model, asked.inputs or REQUESTS, asked.seed)
+            print(f"http: {sum(statuses.values())} requests, by status (0: closed): {dict(sorted(statuses.items()))}")
+            print(f"http: {before} MiB before, {resident(server)} after, {time.monotonic() - start:.0f} s")
+        else:
+            first, *_, last = flat(server, model, asked.inputs or MANY)
+            print(f"flat: {last - first} MiB more after all than after a tenth, {time.monotonic() - start:.0f} s")
+            sys.exit(last - first > GROWS_MIB)
+
+
+if __name__ == "__main__":
+    main()

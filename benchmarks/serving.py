@@ -57,9 +57,10 @@ wrk.headers["Content-Type"] = "application/octet-stream"
 %s
 function delay() return %d end
 function done(summary, latency, requests)
-  local form = '\\n{"requests": %%d, "us": %%d, "p50_us": %%d, "p99_us": %%d, "status": %%d, "broken": %%d}\\n'
-  io.write(string.format(form, summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), summary.errors.status,
-    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
+  local form =
+    '\\n{"requests": %%d, "us": %%d, "p50_us": %%d, "p99_us": %%d, "status": %%d, "broken": %%d}\\n'
+  io.write(string.format(form, summary.requests, summary.duration, latency:percentile(50),
+    latency:percentile(99), summary.errors.status, summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
 end
 """
 
@@ -238,7 +239,8 @@ def _characters(port: int, starts: list[float]) -> str:
         rates.append(_stream(port, json.dumps(wish).encode()))
     return (
         f"\nStart to ready: {statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f}). One text of a "
-        f"language model as the starter set has it, an event a character: {statistics.median(rates):,.0f} characters a second "
+        f"language model as the starter set has it, an event a character: "
+        f"{statistics.median(rates):,.0f} characters a second "
         f"({min(rates):,.0f} to {max(rates):,.0f}).\n"
     )
 
@@ -270,8 +272,8 @@ def _overload(build: Path, bundle: Path) -> str:
             shares.append(over["rate"] / capacity)
             waits.append((over["rate"] + over["refused_rate"]) / capacity)
     return (
-        f"\nAsked for {statistics.median(waits):.1f} times what it can (batches of 64, {OVERLOAD} connections, the load "
-        f"on the other core), it still answers {_spread(shares)} of what it can, and the rest by 503 at once.\n"
+        f"\nAsked for {statistics.median(waits):.1f} times what it can (batches of 64, {OVERLOAD} connections, the "
+        f"load on the other core), it still answers {_spread(shares)} of what it can, and the rest by 503 at once.\n"
     )
 
 

@@ -30,8 +30,9 @@ from deploy.host import describe, slug
 from deploy.latency import Requests
 from deploy.measure import measure
 from deploy.measurement import FORMAT, TIMED, read_returned
-from deploy.remote import UNASKED, Server, Wait, host_of, noting, open_server, remote_targets
+from deploy.remote import UNASKED, Wait, host_of
 from deploy.rounds import BLOCK
+from deploy.served import Server, noting, open_server, remote_targets
 from deploy.targets import EngineTarget, Target, engine_targets, targets
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -44,7 +45,7 @@ SERVERS_OWN = {  # what would be measured here is the memory of the process that
     "memory_reason": "it is the server's, which does not tell",
 }
 
-UNTOLD = "its server does not tell queue and compute: the way there and they are one latency"
+UNTOLD = "its server does not tell queue and compute: they are in the latency, with the way there"
 
 VARIES = ("memory_bytes", "untold")  # of a board: what it has left of its memory, and words, from start to start
 

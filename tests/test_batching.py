@@ -165,7 +165,7 @@ def test_a_request_that_is_late_is_told_while_the_batch_runs() -> None:
         assert time.perf_counter() - start < 0.15
         assert (await patient).outputs["y"].shape == (1, 2)
 
-    batcher = in_loop(work, model(net, seconds=1.0))
+    in_loop(work, model(net, seconds=1.0))
     assert net.batches == [1, 1]  # the hasty one never ran
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from served import Running, language_bundle, resident, serving
+from served import Running, reader_bundle, resident, serving
 
 INFER, GENERATE = "/v2/models/writer-fp32/infer", "/v2/models/writer-fp32/generate"
 TENSOR = {"name": "text", "shape": [1, 2], "datatype": "UINT8", "data": [65, 66]}
@@ -20,7 +20,7 @@ GOOD = json.dumps({"inputs": [TENSOR]}).encode()
 BODY = 2**20  # the most that the server takes
 GROWS = 120  # MiB that all of this may leave behind in the server: 64 are two bodies of JSON, read
 ACCEPTED = {200, 400, 403, 404, 405, 408, 413, 415, 431, 503, 504}
-UNREADABLE = "Invalid HTTP request received."  # uvicorn's own answer, then the connection is closed
+UNREADABLE = "request: cannot be read as HTTP/1.1, expected one"  # then the connection is closed
 
 
 class Said(NamedTuple):
@@ -31,7 +31,7 @@ class Said(NamedTuple):
 
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return language_bundle(tmp_path_factory.mktemp("hostile") / "writer")
+    return reader_bundle(tmp_path_factory.mktemp("hostile") / "writer", units=24, recipe="writer")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def hasty(writer: Path) -> Iterator[Running]:
     """One that waits for nobody, and has little room."""
     first = (
         "import deploy.server.connection as c, deploy.server.app as a; c.WHOLE_S = 2.0; c.CONNECTIONS = 60; "
-        "a.SLOW_S = 1.0; import deploy.server.repository as r; r.Limits.held_bytes = 2**20"
+        "a.SLOW_S = 1.0; import functools, deploy.server.repository as r; "
+        "r.Limits = functools.partial(r.Limits, held_bytes=2**24)"
     )
     with serving(writer.parent / "hasty", writer, first=first) as running:
         yield running
@@ -130,14 +131,13 @@ def ask(running: Running, data: bytes, answers: int = 1, half: bool = False) -> 
 
 
 def words(said: Said) -> str:
-    """What was told; uvicorn's parser says it in its own way."""
+    """What was told."""
     assert said.status in ACCEPTED, said
-    if said.body.decode() == UNREADABLE:
-        assert said.status == 400 and said.headers["connection"] == "close"
-        return UNREADABLE
     assert said.headers["content-type"] == "application/json"
     error = json.loads(said.body)
     assert list(error) == ["error"] and len(error["error"]) < 1000, error
+    if error["error"].startswith(UNREADABLE):
+        assert said.headers["connection"] == "close"
     return error["error"]
 
 
@@ -160,13 +160,13 @@ BAD = {
     "NaN in a state": (
         http(
             body=json.dumps(
-                {"inputs": [TENSOR, {"name": "state", "shape": [1, 2, 24], "datatype": "FP32", "data": [1] * 48}]}
+                {"inputs": [TENSOR, {"name": "state", "shape": [1, 1, 24], "datatype": "FP32", "data": [1] * 24}]}
             )
             .replace("1, 1]", "1, 1e999]")
             .encode()
         ),
         400,
-        r"data\[47\] is inf, expected a number",
+        r"data\[23\] is inf, expected a number",
     ),
     "deep JSON": (http(body=b"[" * 100_000), 400, "JSON: nested too deep"),
     "deep JSON that ends": (http(body=b"[" * 100_000 + b"]" * 100_000), 400, "JSON: nested too deep"),
@@ -191,7 +191,6 @@ BAD = {
     "no length": (http(length=""), 400, UNREADABLE),
     "two lengths": (http("POST", INFER, GOOD, "content-length: 5"), 400, UNREADABLE),
     "two lengths in one": (http(length="86, 86"), 400, UNREADABLE),
-    "no length at all": (http(length=None), 400, ""),
     "a length and chunks": (http("POST", INFER, b"0\r\n\r\n", "transfer-encoding: chunked"), 400, UNREADABLE),
     "an unknown transfer": (http("POST", INFER, b"", "transfer-encoding: xchunked", length=None), 400, UNREADABLE),
     "chunked twice": (
@@ -203,7 +202,7 @@ BAD = {
     "a chunk of a negative size": (chunked(b"-5\r\n"), 400, UNREADABLE),
     "a chunk larger than numbers": (chunked(b"f" * 40 + b"\r\n"), 400, UNREADABLE),
     "a chunk longer than it says": (chunked(b"2\r\nabcd\r\n"), 400, UNREADABLE),
-    "gzip": (http("POST", INFER, GOOD, "content-encoding: gzip"), 415, "content-encoding: b'gzip', expected none"),
+    "gzip": (http("POST", INFER, GOOD, "content-encoding: gzip"), 415, "content-encoding: 'gzip', expected none"),
     "a huge body expected to be asked for": (
         http("POST", INFER, b"", "expect: 100-continue", length=2**31),
         413,
@@ -212,25 +211,24 @@ BAD = {
     "a header with a byte 0": (http("POST", INFER, GOOD, b"x: a\0b"), 400, UNREADABLE),
     "a header with half a line's end": (http("POST", INFER, GOOD, b"x: a\rb"), 400, UNREADABLE),
     "a header over two lines": (http("POST", INFER, GOOD, b"x: a\r\n b"), 400, UNREADABLE),
-    "a header without end": (http("POST", INFER, GOOD, "x: " + "a" * 2**21), 431, "headers: over 65536 bytes"),
-    "10,000 headers": (
-        http("POST", INFER, GOOD, *[f"x{i}: a" for i in range(10_000)]),
+    "a header without end": (http("POST", INFER, GOOD, "x: " + "a" * 2**21), 431, "or over 65536 bytes"),
+    "101 headers": (http("POST", INFER, GOOD, *["x: a"] * 99), 431, "headers: over 100"),
+    "101 headers for another path": (http("GET", "/v2", b"", *["x: a"] * 99), 431, "headers: over 100"),
+    "10,000 headers": (http("POST", INFER, GOOD, *["x: a"] * 10_000), 431, "headers: over 100"),
+    "as many behind the body": (
+        chunked(chunk(GOOD), b"0\r\n", b"x: a\r\n" * 100, b"\r\n"),
         431,
-        "headers: 100[0-9]+, expected at most",
+        "headers: over 100",
     ),
-    "10,000 headers for another path": (
-        http("GET", "/v2", b"", *[f"x{i}: a" for i in range(10_000)]),
-        431,
-        "headers: ",
-    ),
+    "headers without end behind the body": (chunked(chunk(GOOD), b"0\r\nx: ", b"a" * 2**21), 431, "over 65536 bytes"),
     "a path without end": (http("GET", "/" + "a" * 100_000), 400, UNREADABLE),
     "a path above": (http("GET", "/v2/models/../../etc/passwd"), 404, "expected a path of the protocol"),
     "a path above in disguise": (http("GET", "/v2/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd"), 404, "expected a path of"),
     "a path above to load": (http("POST", "/v2/repository/models/..%5C..%5Cetc/load"), 404, "unknown, expected one of"),
     "a path's end": (http("GET", "/v2/models/writer%00-fp32"), 404, "'writer.x00-fp32': unknown"),
     "a line's end in a path": (http("GET", "/v2/models/a%0d%0aset-cookie:b"), 404, "unknown"),
-    "a name that is no UTF-8": (http("GET", "/v2/models/%ff%fe"), 404, "unknown, expected one of writer-fp32"),
-    "a name of a kilobyte": (http("GET", "/v2/models/" + "a" * 1000), 404, "unknown, expected one of writer-fp32"),
+    "a name that is no UTF-8": (http("GET", "/v2/models/%ff%fe"), 404, "unknown, expected one of writer-"),
+    "a name of a kilobyte": (http("GET", "/v2/models/" + "a" * 1000), 404, "unknown, expected one of writer-"),
     "a name in Unicode": (http("GET", "/v2/models/%E2%80%AE%F0%9F%92%A9"), 404, "unknown"),
     "a path in bytes": (http("GET", "/é"), 400, UNREADABLE),
     "a slash too many": (http("GET", "/v2/health/live/"), 404, "expected a path of the protocol"),
@@ -277,7 +275,7 @@ BAD = {
 def test_a_bad_request_is_told_what_is_wrong_with_it(server: Running, right: None, kind: str) -> None:
     data, status, expected = BAD[kind]
     said, ended = ask(server, data)
-    if kind == "a header without end" and not said:  # it was still being sent when the connection was closed
+    if status == 431 and len(data) > 2**16 and not said:  # it was still being sent when the connection was closed
         assert ended
         return
     assert said[0].status == status, said
@@ -314,6 +312,11 @@ def test_a_client_that_leaves_while_text_is_written_is_no_failure(server: Runnin
     assert counts[-1] == counts[-2]
 
 
+def test_a_text_without_end_is_not_read_to_its_end(server: Running, right: None) -> None:
+    (said,), _ = ask(server, generated("a" * (BODY - 100), timeout=100_000))
+    assert said.status == 504 and re.search("text_input: [0-9]+ of [0-9]+ bytes read after 0.1 s", words(said))
+
+
 def characters(running: Running) -> float:
     told = re.search(r"^plumbline_characters_total\{.*\} (.*)$", running.get("/metrics").body.decode(), re.MULTILINE)
     return float(told[1]) if told else 0.0
@@ -339,6 +342,16 @@ def test_requests_that_do_not_wait_are_answered_in_their_order(server: Running, 
     said, _ = ask(server, b"".join([http(), bad, live] * 20), 60)
     assert [each.status for each in said] == [200, 400, 200] * 20
     assert len({each.body for each in said[::3]}) == 1
+
+
+def test_a_body_in_tiny_chunks_takes_little_more_than_its_bytes(server: Running, right: None) -> None:
+    with closing(connect(server)) as sock:
+        before = resident(server)
+        sock.sendall(chunked(chunk(b"  ") * (BODY // 2 - 100)))
+        time.sleep(0.5)
+        assert resident(server) < before + 10
+        sock.sendall(chunk(GOOD) + b"0\r\n\r\n")
+        assert heard(sock)[0][0].status == 200
 
 
 def test_who_asks_on_and_on_without_waiting_is_cut_off(server: Running, right: None) -> None:
@@ -376,7 +389,7 @@ def test_nothing_is_smuggled(server: Running, right: None) -> None:
                     came += part
             except (TimeoutError, ConnectionError):
                 pass
-            assert came.count(b"HTTP/1.1") == 1 and b"'hidden'" not in came
+            assert came.count(b"HTTP/1.1 ") == 1 and b"'hidden'" not in came
 
 
 def test_a_huge_body_is_refused_before_it_has_come(server: Running, right: None) -> None:
@@ -432,16 +445,7 @@ def ends_within(sock: socket.socket, seconds: float) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize(
-    "begun",
-    [
-        b"",
-        b"\r\n",
-        b"GET / HT",
-        http("GET", "/", b"", "x: y", length=None)[:-2],
-        http("GET", "/v2", b"", length=None) + b"\r\n\r\n",
-    ],
-)
+@pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET / HT", http("GET", "/", b"", "x: y", length=None)[:-2]])
 def test_who_says_nothing_more_is_cut_off(hasty: Running, right: None, begun: bytes) -> None:
     with closing(connect(hasty)) as sock:
         sock.sendall(begun)
@@ -478,7 +482,9 @@ def test_a_body_byte_by_byte_is_told_so(hasty: Running, right: None, path: str) 
                 pass
         sock.settimeout(5)
         (said,), _ = heard(sock)
-        assert said.status == 408 and words(said) == "body: not whole after 1 s, expected all of it by then."
+        assert said.status == 408 and re.fullmatch(
+            "body: not whole after [12] s, expected all of it by then.", words(said)
+        )
 
 
 def test_answers_that_nobody_takes_are_bounded(hasty: Running, right: None) -> None:

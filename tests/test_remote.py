@@ -39,19 +39,15 @@ from deploy.remote import (
     DTYPES,
     HEADER_LENGTH,
     UNASKED,
-    Served,
-    Server,
     Wait,
     _answers,
     _request,
-    noting,
     open_remote,
-    open_server,
-    remote_targets,
 )
 from deploy.rounds import BLOCK
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
+from deploy.served import Served, Server, noting, open_server, remote_targets
 from deploy.server.__main__ import TOKEN
 from deploy.server.protocol import TYPES, Request, form, read_request, write_response
 from deploy.standalone import measure_served

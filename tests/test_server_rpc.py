@@ -31,11 +31,12 @@ from deploy.server import inference_pb2 as pb
 from deploy.server import rpc as rpc_module
 from deploy.server.app import Application
 from deploy.server.gate import Gate
+from deploy.server.messages import read_message
 from deploy.server.metadata import model_metadata, server_metadata
 from deploy.server.model import Model, open_models
 from deploy.server.protocol import form, read_request
 from deploy.server.repository import Entry, Limits, Repository
-from deploy.server.rpc import SERVICE, Rpc, read_message, start_rpc
+from deploy.server.rpc import SERVICE, Rpc, start_rpc
 from deploy.state import from_zero
 
 # As tritonclient 2.73.0 has them: message, and of each field its name, number, label, type and `oneof`.
@@ -174,7 +175,7 @@ class Place:
         self.thread.start()
         self.repository = self.do(self._repository(folders))
         self.application = Application(self.repository, Gate(LIMITS, token), "cpu", {})
-        self.application.ready = True
+        self.application.accepting = True
         self.rpc: Rpc = self.do(start_rpc(self.application, "127.0.0.1", 0, tls))
         self.address = f"127.0.0.1:{self.rpc.port}"
         self.channel = grpc.insecure_channel(self.address)
@@ -771,9 +772,9 @@ def test_metadata_is_that_of_http(place: Place) -> None:
 
 def test_health(place: Place) -> None:
     assert place.ask("ServerLive").live and place.ask("ServerReady").ready
-    place.application.ready = False
+    place.application.accepting = False
     assert place.ask("ServerLive").live and not place.ask("ServerReady").ready
-    place.application.ready = True
+    place.application.accepting = True
     ready = {
         asked: place.ask("ModelReady", pb.ModelReadyRequest(name=asked[0], version=asked[1])).ready
         for asked in [("same", ""), ("same", "1"), ("same", "2"), ("other", "")]

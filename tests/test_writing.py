@@ -62,7 +62,7 @@ def write(model: Model, *asked: tuple[str, dict[str, Any]], served: Served | Non
     """All of these texts at once."""
 
     async def one(served: Served, sessions: Sessions, prompt: str, parameters: dict) -> str:
-        return "".join([c async for part in generate(served, sessions, prompt, parameters, 30.0) for c in part])
+        return "".join([c async for part in generate(served, sessions, prompt, parameters, 30.0)[1] for c in part])
 
     async def run() -> list[str]:
         with ThreadPoolExecutor(1) as threads:
@@ -237,7 +237,7 @@ def test_a_sequence_goes_on_where_it_was(model: Model, tmp_path: Path) -> None:
 
             async def part(prompt: str, count: int, **more: Any) -> str:
                 asked = {"temperature": 0, "max_tokens": count, "sequence_id": "a", **more}
-                return "".join([c async for got in generate(served, sessions, prompt, asked, 9.0) for c in got])
+                return "".join([c async for got in generate(served, sessions, prompt, asked, 9.0)[1] for c in got])
 
             assert await part("for name", 25, sequence_start=True) == whole[:25]
             assert await part("", 35, sequence_end=True) == whole[25:]

@@ -71,6 +71,7 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Lines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what it warns of, any client can make it say
     try:
         if bool(asked.tls_cert) != bool(asked.tls_key):
             raise Refused("--tls-cert, --tls-key: one of them, expected both or none.")
@@ -138,7 +139,7 @@ def _token(file: Path | None) -> str:
 
 
 def _judged(file: Path) -> dict[str, Any]:
-    judged = read_json(file)
+    judged: dict[str, Any] = read_json(file)
     try:
         for of_recipe in judged.values():
             for row in of_recipe["targets"].values():
@@ -148,7 +149,7 @@ def _judged(file: Path) -> dict[str, Any]:
             f"{file}: no verdicts ({type(error).__name__}: {error}), expected what `dvc repro` writes to "
             f"build/verdicts.json."
         ) from None
-    return judged  # type: ignore[no-any-return]
+    return judged
 
 
 def _check_pair(cert: Path, key: Path) -> None:

@@ -1,6 +1,6 @@
 """The server's HTTP side: an ASGI application.
 
-`infer` is answered here by hand, since everything counts there; every other path goes through Starlette.
+`infer` is answered by hand, and mostly before it comes here (connection.py); every other path goes through Starlette.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from deploy.server.exchange import Reply, read_headers, refusal, said
 from deploy.server.gate import Gate
 from deploy.server.metadata import model_metadata, server_metadata
 from deploy.server.metrics import registry, told
+from deploy.server.model import Model
 from deploy.server.protocol import read_object, read_request
 from deploy.server.repository import Repository, verdict
 from deploy.server.serving import Served, check_outputs, generate, infer
@@ -32,7 +33,6 @@ from deploy.server.sessions import Sessions
 
 log = logging.getLogger("plumbline.server")
 
-HEADER_LENGTH = b"inference-header-content-length"
 OPEN = ("/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready")  # to who has no token too
 PAGE = {
     "/": ("page.html", "text/html"),
@@ -57,12 +57,17 @@ class Application:
         """``judged`` is ``build/verdicts.json``, or nothing."""
         self.repository, self.gate = repository, gate
         self.sessions = Sessions(gate.limits.idle_s, gate.limits.sessions_bytes)
-        self.ready = False
+        self.accepting = False
         self._device, self._judged = device, judged
         self._metrics = registry(
             lambda: [(s.model.name, s.model.version, s.counts) for s in repository.served()], self._gauges
         )
         self._rest = self._starlette()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests, and has something to answer them with."""
+        return self.accepting and any(self.repository.served())
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -82,8 +87,6 @@ class Application:
     async def _infer(self, served: Served, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `infer`, and count it; what `Connection` can answer without this is not seen here."""
         try:
-            if scope["method"] != "POST":
-                raise Status(405, f"{scope['method']} {scope['path']}: expected POST.")
             reply = await self._answer(served, scope, receive)
         except ClientDisconnect:
             served.counts.answered(499)
@@ -96,6 +99,8 @@ class Application:
 
     async def _answer(self, served: Served, scope: Scope, receive: Receive) -> Reply:
         length, announced = read_headers(scope["headers"], served, self.gate)
+        if scope["method"] != "POST":
+            raise Status(405, f"{scope['method']} {scope['path']}: expected POST.", "POST")
         async with self._body(receive, announced) as body:
             request = read_request(body, length, served.model.form, self.gate.limits.body_bytes)
             check_outputs(request, served.model)
@@ -122,13 +127,15 @@ class Application:
             self.gate.release(sum(map(len, parts)))
 
     async def _read(self, receive: Receive, parts: list[bytes]) -> None:
+        size = 0
         while True:
             message: Message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             self.gate.hold(len(message["body"]))
             parts.append(message["body"])
-            self.gate.allow(sum(map(len, parts)))
+            size += len(message["body"])
+            self.gate.allow(size)
             if not message.get("more_body"):
                 return
 
@@ -236,24 +243,24 @@ class Application:
     async def _generate(self, request: HTTPRequest) -> Response:
         served = self._find(request)
         with _counted(served):
-            texts = await self._written(served, request)
+            model, texts = await self._written(served, request)
 
             async def whole() -> str:
                 async with contextlib.aclosing(texts):
                     return "".join([part async for parts in texts for part in parts])
 
             text = await _unless_gone(whole(), request.receive)
-        return JSONResponse(_named(served) | {"text_output": text})
+        return JSONResponse(_named(model) | {"text_output": text})
 
     async def _stream(self, request: HTTPRequest) -> Response:
         served = self._find(request)
         with _counted(served):
-            texts = await self._written(served, request)
+            model, texts = await self._written(served, request)
             first: list[str] = await anext(texts, [])  # so that what is refused is refused by a status
-        return EventStream(_events(served, first, texts))
+        return EventStream(_events(model, first, texts))
 
-    async def _written(self, served: Served, request: HTTPRequest) -> AsyncGenerator[list[str], None]:
-        """What a language model writes for ``request``."""
+    async def _written(self, served: Served, request: HTTPRequest) -> tuple[Model, AsyncGenerator[list[str], None]]:
+        """What a language model writes for ``request``, and which."""
         asked = await self._object(request)
         parameters = asked.get("parameters", {})
         if type(parameters) is not dict:
@@ -297,10 +304,10 @@ class EventStream(Response):
 
 
 async def _events(
-    served: Served, first: list[str], texts: AsyncGenerator[list[str], None]
+    model: Model, first: list[str], texts: AsyncGenerator[list[str], None]
 ) -> AsyncGenerator[bytes, None]:
     """Server-sent events, one a character."""
-    start = json.dumps(_named(served))[:-1] + ', "text_output": '
+    start = json.dumps(_named(model))[:-1] + ', "text_output": '
     try:
         async with contextlib.aclosing(texts):
             yield b"".join([_event(start, part) for part in first])
@@ -314,8 +321,8 @@ def _event(start: str, part: str) -> bytes:
     return f"data: {start}{_quoted(part)}}}\n\n".encode()
 
 
-def _named(served: Served) -> dict[str, str]:
-    return {"model_name": served.model.name, "model_version": served.model.version}
+def _named(model: Model) -> dict[str, str]:
+    return {"model_name": model.name, "model_version": model.version}
 
 
 @contextlib.contextmanager
@@ -376,8 +383,9 @@ async def _gone(_: HTTPRequest, __: Exception) -> Response:
 async def _no_such_path(request: HTTPRequest, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     allowed = (error.headers or {}).get("Allow", "") if isinstance(error, HTTPException) else ""
+    allowed = ", ".join(sorted(allowed.split(", ")))
     expected = f"expected {allowed}" if allowed else "expected a path of the protocol, as /v2/models/NAME/infer"
-    return _refused(request, Status(status, f"{request.method} {request.url.path[:200]}: {expected}."))
+    return _refused(request, Status(status, f"{request.method} {request.url.path[:200]}: {expected}.", allowed))
 
 
 def _page(file: str, kind: str) -> Callable[[HTTPRequest], Response]:

@@ -13,9 +13,10 @@ class Status(Refused):
     401 no token, 404 nothing of that name, 405 another method, 408 too slow, 413 too large, 503 later, 504 too late.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, allow: str = "") -> None:
+        """``allow``: of a 405, the methods that there are."""
         super().__init__(message)
-        self.status = status
+        self.status, self.allow = status, allow
 
 
 def status_of(error: Exception) -> int:

@@ -100,6 +100,8 @@ def refusal(error: Exception) -> Reply:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if status == 503:
         headers.append((b"retry-after", b"1"))
+    if isinstance(error, Status) and error.allow:
+        headers.append((b"allow", error.allow.encode()))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Reply(status, headers, body)

@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
         try:
             if self._grpc_port:
                 self._rpc = await start_rpc(self._application, self.config.host, self._grpc_port, self._tls)
-            self._application.ready = True
+            self._application.accepting = True
             await super().serve(sockets)
         finally:
             if self._rpc:
@@ -78,9 +78,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, a second one hastens it."""
-        if self._loop is None or not self._application.ready:
-            super().handle_exit(sig, frame)
+        if self._loop is None or not self._application.accepting:
+            self.should_exit = self.force_exit = True
             return
-        self._application.ready = False
+        self._application.accepting = False
         log.info("not ready any more", extra={"drain_s": self._drain_s})
         self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, super().handle_exit, sig, frame)

@@ -52,7 +52,7 @@ class Model:
     stretches: tuple[tuple[str, int, int], ...]  # input, axis, size that was timed: of each free axis but the batch
     sha256: dict[str, str]  # of each graph
     largest: dict[str, float]  # input -> its largest value among the bundle's test examples
-    check: Callable[[dict[str, np.ndarray]], object] | None = None  # raises Refused for inputs that no graph may be asked
+    check: Callable[[dict[str, np.ndarray]], object] | None = None  # raises Refused for what it cannot read
 
     @property
     def output_names(self) -> str:
@@ -143,7 +143,7 @@ def _example(
     random = np.random.default_rng(1)
     made = {}
     for tensor in inputs:
-        shape = [rows if i == 0 else _size(axis, bundle) for i, axis in enumerate(tensor["shape"])]
+        shape = [rows if axis == "batch" else _size(axis, bundle) for axis in tensor["shape"]]
         source = examples.get(tensor["name"])
         if source is None or source.ndim != len(shape):
             source = random.standard_normal(shape) if tensor["dtype"].startswith("float") else np.ones(shape)

@@ -62,10 +62,16 @@ class Repository:
 
     async def load_all(self) -> None:
         """Open every bundle; one that cannot be is told, and the others are served."""
-        for folder, precision in product(self._folders, GRAPHS[f"onnxruntime-{self._device}"]):
+        for folder, (precision, of) in product(self._folders, GRAPHS[f"onnxruntime-{self._device}"].items()):
             name = f"{folder.resolve().name}-{precision}"
             try:
-                await self._load(folder, precision)
+                bundle = await asyncio.get_running_loop().run_in_executor(None, open_bundle, folder)
+                if why := bundle.lacks(of):
+                    why = f"{bundle.recipe}: {of}: {why}."
+                    self.entries[name] = Entry(folder, precision, reason=why)
+                    log.info("there is none", extra={"model": name, "reason": why})
+                else:
+                    await self._load(folder, precision)
             except Exception as error:  # whatever is wrong with one, the others are served
                 self.entries[name] = Entry(folder, precision, reason=words(error))
                 log.error("not served", extra={"model": name, "reason": words(error)})

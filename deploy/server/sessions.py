@@ -109,24 +109,24 @@ class Sessions:
         """
         self.forget()
         key, now = (model, which.id), time.monotonic()
-        session = self._kept.pop(key, None)
+        session = self._kept.get(key)
         if which.start:
-            if session:
-                self.nbytes -= _nbytes(session)
-            if self.nbytes + OVERHEAD > self._most_bytes:
+            freed = _nbytes(session) if session else 0
+            if self.nbytes - freed + OVERHEAD > self._most_bytes:
                 raise Status(
                     503,
                     f"sequence {which.id!r}: {len(self)} sequences take {self.nbytes} bytes already, expected room for "
                     f"another in {self._most_bytes}. End one (sequence_end), ask again later, or allow more memory.",
                 )
             session = Session(key, served)
-            self.nbytes += OVERHEAD
+            self.nbytes += OVERHEAD - freed
         if session is None:
             raise Refused(
                 f"sequence {which.id!r} of {model}: not here: it was never begun, has ended, or nobody asked for it in "
                 f"{self._idle_s:g} s. Begin it with sequence_start."
             )
         session.used = now
+        self._kept.pop(key, None)
         self._kept[key] = session  # now the last
         return session
 
