@@ -59,8 +59,10 @@ function delay() return %d end
 function done(summary, latency, requests)
   local form =
     '\\n{"requests": %%d, "us": %%d, "p50_us": %%d, "p99_us": %%d, "status": %%d, "broken": %%d}\\n'
-  io.write(string.format(form, summary.requests, summary.duration, latency:percentile(50),
-    latency:percentile(99), summary.errors.status, summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
+  local errors = summary.errors
+  local broken = errors.connect + errors.read + errors.write + errors.timeout
+  local p50, p99 = latency:percentile(50), latency:percentile(99)
+  io.write(string.format(form, summary.requests, summary.duration, p50, p99, errors.status, broken))
 end
 """
 

@@ -194,7 +194,9 @@ def test_binary_is_a_view_where_it_lies_aligned_and_a_copy_where_not() -> None:
         views.append(np.shares_memory(state, np.frombuffer(body, np.uint8)))
     assert sorted(views) == [False, False, False, True]
     length, body = written([{"name": "image", "dtype": "uint8", "shape": [1, 2, 2], "values": [1] * 4, "binary": True}])
-    assert np.shares_memory(read_request(body, length, form(IMAGE), LIMIT).inputs["image"], np.frombuffer(body, np.uint8))
+    assert np.shares_memory(
+        read_request(body, length, form(IMAGE), LIMIT).inputs["image"], np.frombuffer(body, np.uint8)
+    )
 
 
 # Bad requests
@@ -437,7 +439,9 @@ def test_random_bytes_raise_nothing_but_refused() -> None:
             piece = draw.choice([draw.randbytes(1), b"9", b"]", b'"', b"-", b"e9", changed[start : start + 9], b""])
             changed[start : start + draw.randrange(3)] = piece
         try:
-            request = read_request(bytes(changed), draw.choice([None, length, length, length, b"x", 7]), form(TWO), LIMIT)
+            request = read_request(
+                bytes(changed), draw.choice([None, length, length, length, b"x", 7]), form(TWO), LIMIT
+            )
         except Refused as refused:
             assert "\n" not in str(refused) and len(str(refused)) < 400
         else:
