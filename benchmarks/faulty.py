@@ -28,127 +28,33 @@ HOST = b"127.0.0.1"
 STATUSES = {200, 400, 403, 404, 405, 408, 411, 413, 415, 431, 503, 504}
 PATIENCE_S = 0.15  # for an answer to what may be no whole request
 TEXT: dict[str, Any] = {"name": "text", "shape": [1, 3], "datatype": "UINT8", "data": [[65, 66, 67]]}
+# fmt: off
 ODD: list[Any] = [
-    *(
-        None,
-        True,
-        False,
-        -1,
-        0,
-        1,
-        2,
-        65,
-        2**31,
-        2**63,
-        10**400,
-        -0.5,
-        1e308,
-        "",
-        "text",
-        "é" * 50,
-        "\ud800",
-        "a\nb",
-        "\0",
-    ),
-    *([], {}, [[]], [1, [2]], [None], {"text": 1}, [[[[[[[[]]]]]]]], ["a"] * 9, "x" * 3000),
+    None, True, False, -1, 0, 1, 2, 65, 2**31, 2**63, 10**400, -0.5, 1e308, "", "text", "é" * 50, "\ud800", "a\nb",
+    "\0", [], {}, [[]], [1, [2]], [None], {"text": 1}, [[[[[[[[]]]]]]]], ["a"] * 9, "x" * 3000,
 ]
 PIECES = [
-    b"",
-    b"\xff",
-    b"\0",
-    b"]",
-    b"}",
-    b'"',
-    b",",
-    b"NaN",
-    b"1e999",
-    b"[" * 300,
-    b"\\ud800",
-    b"9" * 50,
-    b"\r\n",
-    b"-",
+    b"", b"\xff", b"\0", b"]", b"}", b'"', b",", b"NaN", b"1e999", b"[" * 300, b"\\ud800", b"9" * 50, b"\r\n", b"-",
 ]
 NAMES = [
-    *(b"Content-Length", b"Transfer-Encoding", b"Inference-Header-Content-Length", b"Content-Encoding", b"Connection"),
-    *(b"Expect", b"Host", b"Origin", b"Authorization", b"Upgrade", b"Content-Type", b"X", b"", b"\xe9", b"a b", b"a\0"),
+    b"Content-Length", b"Transfer-Encoding", b"Inference-Header-Content-Length", b"Content-Encoding", b"Connection",
+    b"Expect", b"Host", b"Origin", b"Authorization", b"Upgrade", b"Content-Type", b"X", b"", b"\xe9", b"a b", b"a\0",
 ]
 VALUES = [
-    *(
-        b"",
-        b"0",
-        b"1",
-        b"-1",
-        b"5",
-        b"0x10",
-        b"1.5",
-        b"nan",
-        b"9" * 30,
-        b"18446744073709551615",
-        b"2147483648",
-        b"5, 5",
-    ),
-    *(b"chunked", b"gzip, chunked", b"gzip", b"identity", b"close", b"keep-alive", b"upgrade", b"100-continue", b"h2c"),
-    *(
-        b"websocket",
-        b"http://evil.example",
-        b"null",
-        b"[",
-        b"a\xff",
-        b"a\0b",
-        b"a\rb",
-        b"a\r\n b",
-        b"Bearer x",
-        b"y" * 9000,
-    ),
+    b"", b"0", b"1", b"-1", b"5", b"0x10", b"1.5", b"nan", b"9" * 30, b"18446744073709551615", b"2147483648", b"5, 5",
+    b"chunked", b"gzip, chunked", b"gzip", b"identity", b"close", b"keep-alive", b"upgrade", b"100-continue", b"h2c",
+    b"websocket", b"http://evil.example", b"null", b"[", b"a\xff", b"a\0b", b"a\rb", b"a\r\n b", b"Bearer x",
+    b"y" * 9000,
 ]
 METHODS = [
-    b"GET",
-    b"POST",
-    b"PUT",
-    b"DELETE",
-    b"HEAD",
-    b"OPTIONS",
-    b"CONNECT",
-    b"TRACE",
-    b"PATCH",
-    b"PRI",
-    b"get",
-    b"",
-    b"\0",
+    b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b"PATCH", b"PRI", b"get", b"", b"\0",
 ]
 SEGMENTS = [
-    *(
-        b"",
-        b".",
-        b"..",
-        b"%2e%2e",
-        b"%2f",
-        b"%00",
-        b"%ff",
-        b"%",
-        b"%zz",
-        b"\xe9",
-        b"a" * 300,
-        b" ",
-        b"?x=1",
-        b"#y",
-        b"//",
-        b"*",
-    ),
-    *(
-        b"v2",
-        b"models",
-        b"versions",
-        b"1",
-        b"infer",
-        b"generate",
-        b"health",
-        b"ready",
-        b"repository",
-        b"index",
-        b"load",
-    ),
+    b"", b".", b"..", b"%2e%2e", b"%2f", b"%00", b"%ff", b"%", b"%zz", b"\xe9", b"a" * 300, b" ", b"?x=1", b"#y", b"//",
+    b"*", b"v2", b"models", b"versions", b"1", b"infer", b"generate", b"health", b"ready", b"repository", b"index",
+    b"load",
 ]
+# fmt: on
 PROBE = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
 VERSIONS = [b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2.0", b"HTTP/0.9", b"HTTP/9.9", b"HTTP/1.1 ", b"", b"http/1.1", b"HTTP/1"]
 
@@ -167,13 +73,13 @@ class Sent(NamedTuple):
 def good(model: str) -> list[Sent]:
     """Requests that a server on a language model ``model`` answers by 200, one of each kind."""
     of = [b"v2", b"models", model.encode()]
-    raw = {"name": "text", "shape": [2, 3], "datatype": "UINT8", "parameters": {"binary_data_size": 6}}
+    behind = {"name": "text", "shape": [2, 3], "datatype": "UINT8", "parameters": {"binary_data_size": 6}}
     asked = [{"name": "logits", "parameters": {"classification": 2}}, {"name": "next_state"}]
     bodies: list[tuple[bytes, dict[str, Any], bytes]] = [
         (b"infer", {"inputs": [TEXT]}, b""),
         (b"infer", {"inputs": [TEXT], "outputs": asked, "id": "7"}, b""),
         (b"infer", {"inputs": [TEXT], "parameters": {"sequence_id": 9, "sequence_start": True, "timeout": 10**6}}, b""),
-        (b"infer", {"inputs": [raw], "parameters": {"binary_data_output": True}}, b"abcdef"),
+        (b"infer", {"inputs": [behind], "parameters": {"binary_data_output": True}}, b"abcdef"),
         (
             b"generate",
             {"text_input": "a", "parameters": {"max_tokens": 3, "temperature": 0.5, "top_k": 5, "seed": 1}},
