@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,7 +256,8 @@ class Application:
         served = self._find(request)
         with _counted(served):
             model, texts = await self._written(served, request)
-            first: list[str] = await anext(texts, [])  # so that what is refused is refused by a status
+            # At once, so that what is refused is refused by a status.
+            first: list[str] = await _unless_gone(anext(texts, []), request.receive)
         return EventStream(_events(model, first, texts))
 
     async def _written(self, served: Served, request: HTTPRequest) -> tuple[Model, AsyncGenerator[list[str], None]]:
@@ -338,7 +339,7 @@ def _counted(served: Served) -> Iterator[None]:
 _quoted = json.encoder.encode_basestring_ascii
 
 
-async def _unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+async def _unless_gone(work: Awaitable[T], receive: Receive) -> T:
     """What ``work`` gives, unless the client goes away: then it is cancelled.
 
     Raises:

@@ -19,7 +19,7 @@ class Gate:
             local: the server is for this machine alone, and is called by no name but its own.
         """
         self.limits = limits
-        self.held = 0  # bytes of requests
+        self.held = 0  # bytes of requests, and of answers that are not taken
         self._token, self._local = token.encode(), local
 
     def admit(self, bearer: bytes) -> None:
@@ -59,7 +59,7 @@ class Gate:
         """
         held = self.held + nbytes
         if held > self.limits.held_bytes:
-            raise Status(503, f"{held} bytes of requests are held, and no more can be. Ask again later.")
+            raise Status(503, f"{held} bytes of requests and answers are held, and no more can be. Ask again later.")
         self.held = held
 
     def release(self, nbytes: int) -> None:

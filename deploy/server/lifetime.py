@@ -64,8 +64,8 @@ class Server(uvicorn.Server):
         if counter % SWEEPS == 0:
             now = time.monotonic()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection) and connection.due is not None and connection.due < now:
-                    connection.transport.abort()
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
