@@ -11,8 +11,8 @@ import re
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -297,7 +297,8 @@ def harm(port: int, data: bytes, right: Callable[[], None]) -> int:
     return answers[0].status if answers else 0
 
 
-def as_before(server: Running, model: str) -> Callable[[], None]:
+@contextmanager
+def as_before(server: Running, model: str) -> Iterator[Callable[[], None]]:
     """Asks for what ``server`` answers now, and raises ``AssertionError`` where that is another."""
     body = json.dumps({"inputs": [TEXT]}).encode()
     connection = http.client.HTTPConnection(HOST.decode(), server.port, timeout=30)
@@ -313,7 +314,8 @@ def as_before(server: Running, model: str) -> Callable[[], None]:
     def right() -> None:
         assert ask() == expected, "another answer than before"
 
-    return right
+    with closing(connection):
+        yield right
 
 
 def harm_all(server: Running, model: str, requests: int, seed: int) -> dict[int, int]:
@@ -322,8 +324,7 @@ def harm_all(server: Running, model: str, requests: int, seed: int) -> dict[int,
     Raises:
         AssertionError: one was answered as it should not be, told of in full.
     """
-    right, statuses = as_before(server, model), Counter[int]()
-    logged = len(server.logged())
+    statuses, logged = Counter[int](), len(server.logged())
 
     @settings(max_examples=requests, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @set_seed(seed)
@@ -331,7 +332,8 @@ def harm_all(server: Running, model: str, requests: int, seed: int) -> dict[int,
     def send(data: bytes) -> None:
         statuses[harm(server.port, data, right)] += 1
 
-    send()
+    with as_before(server, model) as right:
+        send()
     for line in server.logged()[logged:]:
         assert "trace" not in line and line["level"] != "error", line
     return dict(statuses)

@@ -738,7 +738,7 @@ def test_what_is_held_is_bounded(place: Place) -> None:
     place.loop.call_soon_threadsafe(hold, LIMITS.held_bytes)
     told = refused(lambda: place.infer(one("same", 1.0)))
     place.loop.call_soon_threadsafe(hold, -LIMITS.held_bytes)
-    assert told[0] == Code.UNAVAILABLE and "bytes of requests are held, and no more can be" in told[1]
+    assert told[0] == Code.UNAVAILABLE and "bytes of requests and answers are held, and no more can be" in told[1]
     assert place.infer(one("same", 1.0)).raw_output_contents[0] == packed("float64", [1.0])
 
 
