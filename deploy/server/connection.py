@@ -30,6 +30,10 @@ BROKEN = "request: cannot be read as HTTP/1.1, expected one, with a body as long
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
+def _nothing() -> None:
+    pass
+
+
 class Direct:
     """An `infer` that is answered here; it stands where uvicorn has its cycle of a request and a response."""
 
@@ -40,7 +44,7 @@ class Direct:
         self.keep_alive = keep_alive
         self.length: bytes | None = None  # of the JSON
         self.body = bytearray()  # not parts of it: a chunk of one byte would take forty
-        self.cancel: Callable[[], object] = lambda: None  # what is being done for it
+        self.cancel: Callable[[], object] = _nothing  # what is being done for it
         self.response_complete = False
         self.disconnected = False
 
@@ -188,6 +192,7 @@ class Connection(HttpToolsProtocol):
 
     def _tell(self, direct: Direct, reply: Reply) -> None:
         direct.response_complete, self.direct = True, None
+        direct.cancel = _nothing  # which leads back to `direct`: a circle for each request is what makes Python pause
         direct.served.counts.answered(reply.status)
         self.application.gate.release(len(direct.body))
         self.transport.write(reply.raw(closing=not direct.keep_alive))

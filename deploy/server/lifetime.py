@@ -1,6 +1,7 @@
 """The server from start to end, in order: models, then requests; not ready, then no new ones, then what it holds."""
 
 import asyncio
+import gc
 import logging
 import time
 from socket import socket
@@ -49,6 +50,7 @@ class Server(uvicorn.Server):
         """
         self._loop = asyncio.get_running_loop()
         await self._application.repository.load_all()
+        gc.freeze()  # what is here by now stays: without it, looking through it all stops the server for 30 ms at a time
         try:
             if self._grpc_port:
                 self._rpc = await start_rpc(self._application, self.config.host, self._grpc_port, self._tls)
