@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ ROUNDS, SECONDS = 5, 3
 CLIENTS = (1, 8, 64)
 NAME, WRITER = "wide", "writer"
 STARTS = 5
-CHARACTERS = 50_000
+CHARACTERS, TEXTS = 20_000, 16
 OVERLOAD = 1500  # connections
 
 SCRIPT = """
@@ -235,15 +236,20 @@ def _spread(values: list[float]) -> str:
 
 def _characters(port: int, starts: list[float]) -> str:
     """Characters a second of one text, as server-sent events."""
-    rates = []
-    for turn in range(STARTS):
-        wish = {"text_input": "def ", "parameters": {"max_tokens": CHARACTERS, "seed": turn}}
-        rates.append(_stream(port, json.dumps(wish).encode()))
+    wishes = [
+        json.dumps({"text_input": "def ", "parameters": {"max_tokens": CHARACTERS, "seed": turn}}).encode()
+        for turn in range(TEXTS)
+    ]
+    rates = [_stream(port, wish) for wish in wishes[:STARTS]]
+    with ThreadPoolExecutor(TEXTS) as clients:
+        start = time.perf_counter()
+        list(clients.map(lambda wish: _stream(port, wish), wishes))
+        together = TEXTS * CHARACTERS / (time.perf_counter() - start)
     return (
         f"\nStart to ready: {statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f}). One text of a "
         f"language model as the starter set has it, an event a character: "
         f"{statistics.median(rates):,.0f} characters a second "
-        f"({min(rates):,.0f} to {max(rates):,.0f}).\n"
+        f"({min(rates):,.0f} to {max(rates):,.0f}); {TEXTS} texts at once: {together:,.0f}.\n"
     )
 
 

@@ -1,8 +1,8 @@
 """Requests of one model that are run as one batch: those that came in one turn of the event loop, and no timer.
 
-A turn's requests are joined when the turn is over, so that nobody waits for somebody who may not come. A batch that is
-expected to take under a millisecond is run where it is, since handing it to a thread costs about as much; any other is
-run in a thread, and what comes meanwhile is the next batch. A batch's rows are in the order in which they came; only
+A turn's requests are joined when the turn is over, so that nobody waits for somebody who may not come. Where one request
+is expected to take under a millisecond, and all of them four, they are run where they are, since handing them to a
+thread and back costs about as much; any other is run in a thread, and what comes meanwhile is the next batch. A batch's rows are in the order in which they came; only
 requests of the same sizes (but for the batch) are joined.
 
 The queue is bounded: who comes when it is full is told so at once.
@@ -21,7 +21,8 @@ from deploy.server.errors import Status
 from deploy.server.metrics import Counts
 from deploy.server.model import Model
 
-INLINE_S = 0.001
+INLINE_S = 0.001  # of one request
+JOINED_S = 0.004  # of all that are joined
 
 
 class Answer(NamedTuple):
@@ -166,7 +167,8 @@ class Batcher:
         start = time.perf_counter()
         try:
             inputs = _joined([call.inputs for call in calls])
-            if self.model.cost(inputs, sum(call.rows for call in calls)) > INLINE_S:
+            one, every = calls[0], sum(call.rows for call in calls)
+            if self.model.cost(one.inputs, one.rows) > INLINE_S or self.model.cost(inputs, every) > JOINED_S:
                 self._threads.submit(self._in_thread, asyncio.get_running_loop(), calls, inputs)
                 self._running = calls
                 for call in [*calls, *self._waiting]:
