@@ -254,7 +254,8 @@ def _characters(port: int, starts: list[float]) -> str:
 
 
 def _stream(port: int, body: bytes) -> float:
-    head = f"POST /v2/models/{WRITER}-fp32/generate_stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v2/models/{WRITER}-fp32/generate_stream HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     came = bytearray()
     with socket.create_connection(("127.0.0.1", port)) as connection:
         start = time.perf_counter()
