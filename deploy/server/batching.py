@@ -1,9 +1,9 @@
 """Requests of one model that are run as one batch: those that came in one turn of the event loop, and no timer.
 
-A turn's requests are joined when the turn is over, so that nobody waits for somebody who may not come. Where one request
-is expected to take under a millisecond, and all of them four, they are run where they are, since handing them to a
-thread and back costs about as much; any other is run in a thread, and what comes meanwhile is the next batch. A batch's rows are in the order in which they came; only
-requests of the same sizes (but for the batch) are joined.
+A turn's requests are joined when the turn is over, so that nobody waits for somebody who may not come. Where one is
+expected to take under a millisecond, and all of them under four, they are run where they are, since handing them to a
+thread and back costs about as much; any other is run in a thread, and what comes meanwhile is the next batch. A batch's
+rows are in the order in which they came; only requests of the same sizes (but for the batch) are joined.
 
 The queue is bounded: who comes when it is full is told so at once.
 """
