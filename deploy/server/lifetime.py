@@ -61,6 +61,13 @@ class Server(uvicorn.Server):
                 await self._rpc.stop(0)
             self._application.repository.close()
 
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            scheme, host = "https" if self._tls else "http", self.config.host
+            log.info("ready", extra={"url": f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.config.port}"})
+
     async def on_tick(self, counter: int) -> bool:
         """End connections that are overdue."""
         if counter % SWEEPS == 0:
