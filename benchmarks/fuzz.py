@@ -35,14 +35,14 @@ from served import resident, serving
 from benchmarks.faulty import flat, harm_all
 from deploy.errors import Refused
 from deploy.server import inference_pb2 as pb
-from deploy.server import protocol, rpc
+from deploy.server import messages, protocol
 from deploy.server.messages import read_message, write_message
 from deploy.server.protocol import TYPES, Request, form, read_request, write_response
 
 KEPT = Path("tests/fuzzed.json")
 INPUTS, REQUESTS, MANY = 1_000_000, 10_000, 1_000_000
 LONGEST, LIMIT = 4096, 3072  # bytes of an input, and of a body
-READERS = (protocol.__file__, rpc.__file__)
+READERS = (protocol.__file__, messages.__file__)
 SLOW_S = 0.05  # a kilobyte
 TRACED = 64  # one input in so many is watched for memory, which takes long
 GROWS_MIB = 8  # that a server may have after all of `flat` beyond what it had after a tenth of it
@@ -290,7 +290,7 @@ def _told(name: str, array: np.ndarray) -> dict[str, Any]:
 
 CHILD = """
 import sys, atheris
-with atheris.instrument_imports(include=["deploy.server.protocol", "deploy.server.rpc", "json", "reprlib"]):
+with atheris.instrument_imports(include=["deploy.server.protocol", "deploy.server.messages", "json", "reprlib"]):
     from benchmarks.fuzz import TARGETS, watched
 atheris.Setup(sys.argv[1:], watched(TARGETS[sys.argv[1]]))
 atheris.Fuzz()

@@ -28,10 +28,10 @@ from deploy.contract import Bundle, open_bundle
 from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes
 from deploy.runtimes import THREADS
+from deploy.server.model import whole_decoding
 from deploy.server.protocol import TYPES
 from deploy.state import NEXT
 from deploy.targets import GRAPHS
-from deploy.tasks.translation import LONGEST
 from pipeline import stage
 from pipeline.kserve import IMAGE, STORAGE, kserve, kubernetes
 from pipeline.recipe import Project
@@ -181,8 +181,8 @@ def _parts(bundle: Bundle, whole: str) -> Iterator[Part]:
         yield Part(whole, inputs, outputs, states[graph], graph)
         apart = {graph: io} if kept else {}
     else:
-        greedy = {"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}
-        yield Part(whole, bundle.io["encoder"]["inputs"], [greedy], [], "")
+        io = whole_decoding(bundle)
+        yield Part(whole, io["inputs"], io["outputs"], [], "")
         apart = bundle.io
     for graph, io in apart.items():
         yield Part(f"{whole}-{graph}", io["inputs"], io["outputs"], [], graph)

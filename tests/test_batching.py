@@ -91,7 +91,7 @@ def test_everybody_gets_his_own_answer(asked: list[tuple[int, int]], seconds: fl
             assert answer.queue_s >= 0 and answer.compute_s >= 0
 
     batcher = in_loop(work, model(net, seconds, joined=joined))
-    assert batcher.idle and sum(net.batches) == sum(rows for rows, _ in asked)
+    assert sum(net.batches) == sum(rows for rows, _ in asked)
     assert joined or net.batches == [rows for rows, _ in asked]
     assert max(net.batches) <= 8 and sum(batcher.counts.rows.counts) == len(net.batches)
 
@@ -128,7 +128,7 @@ def test_what_takes_long_runs_in_a_thread_and_what_comes_meanwhile_is_the_next_b
     async def work(batcher: Batcher) -> None:
         first = batcher.submit(x(1), 5.0)
         await asyncio.sleep(0.01)
-        assert batcher.busy and not first.done()
+        assert net.batches == [1] and not first.done()
         rest = [batcher.submit(x(i), 5.0) for i in range(5)]
         answers = await asyncio.gather(first, *rest)
         assert answers[0].compute_s >= 0.05 and answers[1].queue_s >= 0.02

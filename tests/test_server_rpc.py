@@ -786,7 +786,7 @@ def test_models_are_loaded_and_unloaded(place: Place) -> None:
     name = f"{NAME}-fp16"
     index = place.ask("RepositoryIndex").models
     assert [MessageToDict(m) for m in index] == [
-        {key: value for key, value in m.items() if value} for m in place.repository.index()
+        {key: value for key, value in m.items() if value} for m in place.repository.index(False)
     ]
     place.ask("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=name))
     assert {m.name: (m.state, m.reason) for m in place.ask("RepositoryIndex").models}[name] == (

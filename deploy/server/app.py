@@ -204,8 +204,7 @@ class Application:
 
     async def _index(self, request: HTTPRequest) -> Response:
         only_ready = (await self._object(request)).get("ready") is True
-        index = self.repository.index()
-        return JSONResponse([entry for entry in index if not only_ready or entry["state"] == "READY"])
+        return JSONResponse(self.repository.index(only_ready))
 
     async def _load(self, request: HTTPRequest) -> Response:
         if (await self._object(request)).get("parameters"):

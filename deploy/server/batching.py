@@ -33,6 +33,11 @@ class Answer(NamedTuple):
     queue_s: float
     compute_s: float
 
+    @property
+    def timing(self) -> str:
+        """As the header Server-Timing has it, in milliseconds."""
+        return f"queue;dur={1e3 * self.queue_s:.3f}, compute;dur={1e3 * self.compute_s:.3f}"
+
 
 Tell = Callable[[Answer | Exception], None]
 
@@ -73,16 +78,6 @@ class Batcher:
     def full(self) -> bool:
         """Whether a request would be turned away."""
         return len(self._waiting) >= self._most
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits or runs."""
-        return not (self._waiting or self._running)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a batch is in a thread: what comes now waits for longer than a turn."""
-        return bool(self._running)
 
     def submit(self, inputs: dict[str, np.ndarray], deadline_s: float) -> "asyncio.Future[Answer]":
         """The answer to come; cancelling it takes the request out of the queue.

@@ -1,7 +1,7 @@
 """A connection of uvicorn's: `infer` is answered in it, without ASGI, and what uvicorn leaves open is bounded.
 
-ASGI gives every request a task, an event and a dictionary; without them the server answers half as many again. So an
-`infer` that comes by itself is read and answered here, in uvicorn's own callbacks. One that is pipelined behind another
+ASGI gives every request a task, an event and a dictionary, for which `infer` has no use. So one that comes by itself is
+read and answered here, in uvicorn's own callbacks. One that is pipelined behind another
 request, that waits for "100 Continue", or whose client does not read its answers goes the way of every other request.
 """
 

@@ -84,7 +84,7 @@ def said(request: Request, answer: Answer) -> Reply:
     model = answer.model  # a sequence goes on with the version that it began with
     length, body = write_response(answer.outputs, request, model.name, model.version, model.classes)
     headers = [
-        (b"server-timing", b"queue;dur=%.3f, compute;dur=%.3f" % (1e3 * answer.queue_s, 1e3 * answer.compute_s)),
+        (b"server-timing", answer.timing.encode()),
         (b"content-length", b"%d" % len(body)),
     ]
     if length is None:

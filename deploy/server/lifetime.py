@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         """
         self._loop = asyncio.get_running_loop()
         await self._application.repository.load_all()
-        gc.freeze()  # what is here stays: else looking through it all stops the server for 30 ms at a time
+        gc.freeze()  # what is here stays: else the server stops now and then while all of it is looked through
         try:
             if self._grpc_port:
                 self._rpc = await start_rpc(self._application, self.config.host, self._grpc_port, self._tls)

@@ -84,28 +84,35 @@ def open_models(bundle: Bundle, device: str, precision: str) -> list[Model]:
         graph: from_zero(open_onnxruntime(bundle.path(file), device), bundle.io[graph])
         for graph, file in bundle.graphs[of].items()
     }
-    open_ = partial(_model, bundle, precision, bundle.graph_sha256(of))
+    open_ = partial(_model, bundle, precision, bundle.graph_sha256(of), load_examples(bundle, "test"))
     if "encoder" not in runs:
         return [open_("", bundle.io["network"], runs["network"])]
-    whole = {
-        "inputs": bundle.io["encoder"]["inputs"],
-        "outputs": [{"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}],
-    }
-    decoding = open_("", whole, lambda inputs: {"greedy": translate(runs, inputs["source"])})
+    decoding = open_("", whole_decoding(bundle), lambda inputs: {"greedy": translate(runs, inputs["source"])})
     return [
         replace(decoding, check=lambda inputs: lengths(inputs["source"])),
         *(open_(f"-{graph}", bundle.io[graph], run) for graph, run in runs.items()),
     ]
 
 
+def whole_decoding(bundle: Bundle) -> dict[str, list[dict[str, Any]]]:
+    """``inputs`` and ``outputs`` of an encoder and a step as one call: lines to their greedy answers, 0 = padding."""
+    greedy = {"name": "greedy", "dtype": "uint8", "shape": ["batch", LONGEST]}
+    return {"inputs": bundle.io["encoder"]["inputs"], "outputs": [greedy]}
+
+
 def _model(
-    bundle: Bundle, precision: str, hashes: dict[str, str], part: str, io: dict[str, list[dict[str, Any]]], run: Run
+    bundle: Bundle,
+    precision: str,
+    hashes: dict[str, str],
+    examples: dict[str, np.ndarray],
+    part: str,
+    io: dict[str, list[dict[str, Any]]],
+    run: Run,
 ) -> Model:
     made = {tensor["name"] for tensor in io["outputs"]}
     states = tuple(tensor["name"] for tensor in io["inputs"] if NEXT + tensor["name"] in made)
     free = all(tensor["shape"][:1] == ["batch"] for side in io.values() for tensor in side)
     rows = bundle.ranges["batch"][2] if free else 1
-    examples = load_examples(bundle, "test")
     one, some = (_example(bundle, examples, io["inputs"], count) for count in (1, PROBED if rows > 1 else 1))
     seconds = _timed(run, one)
     stretches = {

@@ -6,14 +6,14 @@ served before is served on, and a bundle that was never whole is told by name.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.contract import open_bundle
+from deploy.contract import Bundle, open_bundle
 from deploy.errors import Refused, words
 from deploy.server.batching import Batcher
 from deploy.server.errors import Status
@@ -62,19 +62,29 @@ class Repository:
 
     async def load_all(self) -> None:
         """Open every bundle; one that cannot be is told, and the others are served."""
-        for folder, (precision, of) in product(self._folders, GRAPHS[f"onnxruntime-{self._device}"].items()):
-            name = f"{folder.resolve().name}-{precision}"
+        for folder in self._folders:
+            bundle: Bundle | Exception
             try:
                 bundle = await asyncio.get_running_loop().run_in_executor(None, open_bundle, folder)
-                if why := bundle.lacks(of):
-                    why = f"{bundle.recipe}: {of}: {why}."
-                    self.entries[name] = Entry(folder, precision, reason=why)
-                    log.info("there is none", extra={"model": name, "reason": why})
-                else:
-                    await self._load(folder, precision)
             except Exception as error:  # whatever is wrong with one, the others are served
-                self.entries[name] = Entry(folder, precision, reason=words(error))
-                log.error("not served", extra={"model": name, "reason": words(error)})
+                bundle = error
+            for precision, of in GRAPHS[f"onnxruntime-{self._device}"].items():
+                await self._load_or_tell(folder, precision, of, bundle)
+
+    async def _load_or_tell(self, folder: Path, precision: str, of: str, bundle: Bundle | Exception) -> None:
+        name = f"{folder.resolve().name}-{precision}"
+        try:
+            if isinstance(bundle, Exception):
+                raise bundle
+            if why := bundle.lacks(of):
+                why = f"{bundle.recipe}: {of}: {why}."
+                self.entries[name] = Entry(folder, precision, reason=why)
+                log.info("there is none", extra={"model": name, "reason": why})
+            else:
+                await self._load(folder, precision, lambda: bundle)
+        except Exception as error:
+            self.entries[name] = Entry(folder, precision, reason=words(error))
+            log.error("not served", extra={"model": name, "reason": words(error)})
 
     async def load(self, name: str) -> None:
         """Open the bundle of ``name`` as it is now; what is served before is served until that is ready.
@@ -85,16 +95,17 @@ class Repository:
         """
         entry = self._entry(name)
         try:
-            await self._load(entry.folder, entry.precision, name if entry.served else "")
+            bundle = partial(open_bundle, entry.folder)
+            await self._load(entry.folder, entry.precision, bundle, name if entry.served else "")
         except Refused as refused:
             log.error("not loaded", extra={"model": name, "reason": str(refused)})
             raise
 
-    async def _load(self, folder: Path, precision: str, name: str = "") -> None:
+    async def _load(self, folder: Path, precision: str, bundle: Callable[[], Bundle], name: str = "") -> None:
         """``name``: what must be among its models, since it is served from there now."""
         loop = asyncio.get_running_loop()
         async with self._loading:
-            models = await loop.run_in_executor(None, lambda: open_models(open_bundle(folder), self._device, precision))
+            models = await loop.run_in_executor(None, lambda: open_models(bundle(), self._device, precision))
             if name and name not in [model.name for model in models]:
                 raise Refused(f"{folder}: holds {models[0].name} by now, expected {name}. Put that bundle there again.")
             for model in models:
@@ -143,7 +154,7 @@ class Repository:
         """All that answers."""
         return (entry.served for entry in self.entries.values() if entry.served)
 
-    def index(self) -> list[dict[str, str]]:
+    def index(self, only_ready: bool) -> list[dict[str, str]]:
         """Each name, and whether it answers."""
         return [
             {
@@ -153,6 +164,7 @@ class Repository:
                 "reason": entry.reason,
             }
             for name, entry in sorted(self.entries.items())
+            if entry.served or not only_ready
         ]
 
     def close(self) -> None:

@@ -214,8 +214,7 @@ class Rpc:
         return pb.ModelMetadataResponse(**model_metadata(served.model))
 
     async def _index(self, asked: Any, _: int, __: Any) -> Any:
-        models = self._application.repository.index()
-        return pb.RepositoryIndexResponse(models=[m for m in models if m["state"] == "READY" or not asked.ready])
+        return pb.RepositoryIndexResponse(models=self._application.repository.index(asked.ready))
 
     async def _load(self, asked: Any, _: int, __: Any) -> Any:
         if asked.parameters:
@@ -231,8 +230,7 @@ class Rpc:
 
     async def _model_infer(self, message: Any, nbytes: int, context: Any) -> Any:
         said, answer = await self._infer(message, nbytes, context)
-        timing = f"queue;dur={1e3 * answer.queue_s:.3f}, compute;dur={1e3 * answer.compute_s:.3f}"
-        context.set_trailing_metadata((("server-timing", timing),))
+        context.set_trailing_metadata((("server-timing", answer.timing),))
         return said
 
     async def _infer(self, message: Any, nbytes: int, context: Any) -> tuple[Any, Answer]:
