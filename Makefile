@@ -8,17 +8,22 @@ EXTRAS := dev,serve,rtx
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro paper test slow results paper-results kit serve triton bench
+.PHONY: repro zoo paper imagenet test slow results zoo-results paper-results kit serve triton bench
 
 repro: $(VENV)/installed
 	python -m pipeline.check
 	dvc repro
 
-paper: $(VENV)/installed paper/dvc.yaml
-	cd paper && python -m pipeline.check && dvc repro
+zoo paper: %: $(VENV)/installed %/dvc.yaml
+	cd $@ && python -m pipeline.check && dvc repro
 
-# A copy: DVC does not follow a link in an earlier commit, so that `dvc metrics diff` would find nothing there.
-paper/dvc.yaml: dvc.yaml
+# Random weights: measured, and not judged.
+imagenet: $(VENV)/installed zoo/imagenet/dvc.yaml
+	cd zoo/imagenet && python -m pipeline.check && dvc repro measure
+	python -m benchmarks.imagenet
+
+# Copies: DVC does not follow a link in an earlier commit, so that `dvc metrics diff` would find nothing there.
+zoo/dvc.yaml paper/dvc.yaml zoo/imagenet/dvc.yaml: dvc.yaml
 	cp $< $@
 
 test: $(VENV)/installed
@@ -34,8 +39,8 @@ slow: repro
 results: repro
 	python -m pipeline.results
 
-paper-results: paper
-	cd paper && python -m pipeline.results
+zoo-results paper-results: %-results: %
+	cd $< && python -m pipeline.results
 
 kit: repro
 	python -m pipeline.kit $(RECIPE)
@@ -48,6 +53,8 @@ triton: repro
 
 bench: $(VENV)/installed
 	python -m benchmarks.training
+	python -m benchmarks.cost
+	python -m benchmarks.textbook
 	python -m benchmarks.engines
 	python -m benchmarks.kit
 	python -m benchmarks.page

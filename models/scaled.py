@@ -25,16 +25,28 @@ class Scaled(nn.Module):
         self.register_buffer("mean", torch.zeros(each))
         self.register_buffer("deviation", torch.ones(each))
 
-    def fit(self, raw: Tensor) -> None:
-        """Set both, in the raw input's unit, from the training split and no other; what is constant is not divided."""
+    def fit(self, raw: Tensor, scaling: str = "z_score") -> None:
+        """Set both, in the raw input's unit, from the training split and no other; what is constant is not divided.
+
+        Args:
+            raw: ``(items, channels, ...)``.
+            scaling: ``z_score``, or ``min_max``: the least becomes 0 and the greatest 1.
+        """
         rest = (0, *range(2, raw.ndim))
+        if scaling == "min_max":
+            least, greatest = raw.amin(rest, keepdim=True).double(), raw.amax(rest, keepdim=True).double()
+            self._set(least[0], (greatest - least)[0])
+            return
         each = raw.numel() // raw.shape[1]
         parts = raw.split(max(1, PART // raw[0].numel()))
         mean = torch.stack([part.double().sum(rest, keepdim=True) for part in parts]).sum(0) / each
         squares = [((part.double() - mean) ** 2).sum(rest, keepdim=True) for part in parts]
         deviation = (torch.stack(squares).sum(0) / each).sqrt()
-        self.mean.copy_(mean[0])
-        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0)[0])
+        self._set(mean[0], deviation[0])
+
+    def _set(self, mean: Tensor, deviation: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
 
     def forward(self, raw: Tensor) -> Tensor:
         """``raw`` ``(batch, channels, ...)`` of any number type to the network's output."""

@@ -25,6 +25,9 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 WIDTH = 400  # pixels, labels and all: it fits a phone, and two or three stand side by side on a desk
 FP16_MAX = 65504.0
 SHARES = [*(i / 100 for i in range(99)), 0.985, 0.99, 0.995, 1.0]  # of requests, at which a curve of latency is told
+ERRORS = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # per cent: ticks of their axis
+LEAST_ERROR = 0.1  # per cent: below it that axis is straight, so that none has its place
+NAME = 0.055  # of a chart's height: a line of text
 FEW = 10  # epochs, of which each has its tick
 COORDINATES = r'\s(?:d|transform|x|y|x1|x2|y1|y2|width|height|viewBox)="[^"]*"'
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
@@ -254,18 +257,29 @@ def spread(of: list[dict[str, float]], history: list[dict[str, float]]) -> alt.V
 def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
     """Score against latency of all that answers one data set's test items; area is size, a ring marks the front.
 
-    Where they were timed on several hosts, each host has its shape.
+    Per cent of right answers stand by the logarithm of what is missing to 100, or nine networks between 98 and 99.8 %
+    would lie on each other; so would their names, which keep a distance. Where they were timed on several hosts, each
+    host has its shape.
 
     Args:
         panel: one of ``tradeoff.panels``.
     """
-    scale = alt.Scale(domain=panel["reach"], reverse=not panel["higher_is_better"], zero=False)
+    by_errors = panel["higher_is_better"] and panel["metric"].endswith(", %")
+    worst, best = panel["reach"] if panel["higher_is_better"] else reversed(panel["reach"])
+    scale, axis, title = alt.Scale(domain=[worst, best], zero=False, nice=False), alt.Axis(), panel["metric"]
+    points = panel["points"]
+    if by_errors:
+        worst, best = 100 - worst, max(0.0, 100 - best)
+        scale = alt.Scale(domain=[worst, best], type="symlog", constant=LEAST_ERROR, nice=False)
+        axis = alt.Axis(values=ERRORS, labelExpr="format(100 - datum.value, '~r')")
+        title += " (log of what is missing to 100)"
+        points = [point | _missing(point) for point in points]
     x = alt.X(
         "ms:Q",
         title="latency of one request, milliseconds (log)",
         scale=alt.Scale(type="log", nice=False, padding=24),
     )
-    y = alt.Y("score:Q", title=panel["metric"], scale=scale)
+    y = alt.Y("score:Q", title=title, scale=scale, axis=axis)
     colour = alt.Color(
         "kind:N",
         title=None,
@@ -273,7 +287,7 @@ def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
         legend=alt.Legend(columns=4),
     )
     area = alt.Size("bytes:Q", legend=None, scale=alt.Scale(type="sqrt", range=[40, 420]))
-    points = [point | {"kind": _precision(point["target"]) or "trained"} for point in panel["points"]]
+    points = [point | {"kind": _precision(point["target"]) or "trained"} for point in points]
     hosts = list(dict.fromkeys(point["host"] for point in points))
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(hosts))]
     legend = alt.Legend(orient="bottom", columns=1, symbolFillColor=INK, symbolStrokeColor=INK)
@@ -297,12 +311,36 @@ def tradeoff(panel: dict[str, Any]) -> alt.LayerChart:
     rings = of("front").mark_point(filled=False, color=INK, strokeWidth=2, opacity=1)
     rings = rings.encode(x=x, y=y, size=area, description="said:N", **by_host)
     names = (
-        of("named")
+        alt.Chart(alt.Data(values=_apart([point for point in points if point["named"]], worst, best, by_errors)))
         .mark_text(align="right", dx=10, dy=-17, color=INK, limit=180, aria=False)
-        .encode(x=x, y=y, text="recipe:N")
+        .encode(x=x, y=alt.Y("name_at:Q", scale=scale), text="recipe:N")
     )
     chart = together + bars + across + dots + rings + names
     return _fitted(chart.properties(title=_title(panel["title"])), 320 + 18 * (len(hosts) if by_host else 0))
+
+
+def _missing(point: dict[str, Any]) -> dict[str, float | None]:
+    """The score and its bounds as errors; those of a drop may reach past 100 %."""
+    at = {key: point[key] for key in ("score", "lower", "upper")}
+    return {key: None if value is None else max(0.0, 100 - value) for key, value in at.items()}
+
+
+def _apart(points: list[dict[str, Any]], worst: float, best: float, by_errors: bool) -> list[dict[str, Any]]:
+    """The points with ``name_at``, the score at which the name stands: from the best on, each a line below the last."""
+
+    def height(score: float) -> float:
+        return math.log1p(score / LEAST_ERROR) if by_errors else score
+
+    line = (height(worst) - height(best)) * NAME  # of either sign
+    ordered = sorted(points, key=lambda point: (height(point["score"]) - height(best)) / line)
+    lines: list[float] = []
+    for point in ordered:
+        at = height(point["score"]) / line
+        lines.append(max(at, lines[-1] + 1) if lines else at)
+    return [
+        point | {"name_at": LEAST_ERROR * math.expm1(at * line) if by_errors else at * line}
+        for point, at in zip(ordered, lines)
+    ]
 
 
 def svg(chart: Any) -> str:

@@ -14,9 +14,12 @@ from deploy.errors import Refused
 from deploy.files import write_bytes
 from deploy.targets import GRAPHS, engine_targets
 from deploy.tasks import load_task
+from deploy.tasks.metric import Metric
 from pipeline import stage
 from pipeline.recipe import PARAMS, PRECISIONS, TEXT, Engines, Graph, Own, Project, Recipe, Training, Weights, nearest
 
+INGREDIENTS = {"optimiser": "optimisers", "schedule": "schedules", "loss": "criteria"}  # module of pipeline/: functions
+SCALINGS = ("z_score", "min_max")
 LEAST_WORKSPACE_MIB = 16  # less is a slip of the unit: TensorRT tells itself what more a graph takes
 
 
@@ -63,11 +66,9 @@ def _check_own(where: str, name: str, own: Own, project: Project) -> None:
 def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
     _known(f"{where}: data", "data set", recipe.data, [*project.datasets, *project.own])
     _known(f"{where}: task", "task", recipe.task, _modules(project.root / "deploy" / "tasks") - {"metric"})
-    _known(
-        f"{where}: task", "task with a loss (pipeline/losses.py)", recipe.task, _functions(project.root / "pipeline")
-    )
+    _known(f"{where}: task", "task with a loss (pipeline/losses.py)", recipe.task, _functions(project, "losses"))
     if not isinstance(recipe.train, Graph):
-        files = _modules(project.root / "models") - {"scaled", "characters"}
+        files = _modules(project.root / "models") - {"scaled", "characters", "activation"}
         _known(f"{where}: network: file", "network file", recipe.network.file, files)
         _check_network(project, where, recipe)
     for precision in recipe.precisions:
@@ -76,29 +77,59 @@ def _check_recipe(project: Project, where: str, recipe: Recipe) -> None:
         raise Refused(f"{where}: precisions: fp32 is missing; the other graphs are made from it")
     for target in recipe.budget.latency_ratio:
         _known(f"{where}: budget: latency_ratio", "target", target, _targets())
-    _check_training(f"{where}: train", recipe)
+    _check_training(project, f"{where}: train", recipe)
     metric = load_task(recipe.task).metric
-    low, high = (
-        metric.lowest if metric.lowest is not None else -inf,
-        metric.highest if metric.highest is not None else inf,
-    )
-    if not (isfinite(recipe.floor) and low <= recipe.floor <= high):
-        raise Refused(
-            f"{where}: floor: {recipe.floor} came, {metric.name} of {low:g} to {high:g} {metric.unit} was expected"
-        )
-    if metric.unit == "%" and 0 < recipe.floor <= 1:
-        raise Refused(f"{where}: floor: {recipe.floor} came, per cent were expected: write {100 * recipe.floor:g}")
+    _check_score(f"{where}: floor", recipe.floor, metric)
+    if recipe.published:
+        _check_score(f"{where}: published: score", recipe.published.score, metric)
+        if not recipe.published.source.strip():
+            raise Refused(
+                f"{where}: published: source: nothing came, where the score stands was expected (author, year, table)"
+            )
     _positive(f"{where}: budget: drop", recipe.budget.drop)
     for target, ratio in recipe.budget.latency_ratio.items():
         _positive(f"{where}: budget: latency_ratio: {target}", ratio)
 
 
-def _check_training(where: str, recipe: Recipe) -> None:
-    """Numbers in their range, and files that are brought where they are said to be."""
+def _check_score(where: str, score: float, metric: Metric) -> None:
+    """A score in the metric's unit and range; a share in place of per cent is a slip."""
+    low, high = (
+        metric.lowest if metric.lowest is not None else -inf,
+        metric.highest if metric.highest is not None else inf,
+    )
+    if not (isfinite(score) and low <= score <= high):
+        raise Refused(f"{where}: {score} came, {metric.name} of {low:g} to {high:g} {metric.unit} was expected")
+    if metric.unit == "%" and 0 < score <= 1:
+        raise Refused(f"{where}: {score} came, per cent were expected: write {100 * score:g}")
+
+
+def _check_training(project: Project, where: str, recipe: Recipe) -> None:
+    """Names that there are, numbers in their range, and files that are brought where they are said to be."""
     train = recipe.train
     if isinstance(train, Training):
-        for key in ("epochs", "batch", "patience", "rate"):
+        for key, module in INGREDIENTS.items():
+            _known(f"{where}: {key}", key, getattr(train, key), _functions(project, module))
+        if train.initialiser:
+            names = _functions(project, "initialisers") - {"initialise"}
+            _known(f"{where}: initialiser", "initialiser", train.initialiser, names)
+        _known(f"{where}: scaling", "scaling", train.scaling, SCALINGS)
+        if train.scaling != SCALINGS[0] and not _scaled(project, recipe.data):
+            raise Refused(
+                f"{where}: scaling: {train.scaling} came; the input of {recipe.data} is text, which is not scaled: "
+                f"take it out"
+            )
+        for key in ("batch", "patience", "rate"):
             _positive(f"{where}: {key}", getattr(train, key))
+        for key in ("epochs", "weight_decay", "l1"):
+            _not_negative(f"{where}: {key}", getattr(train, key))
+        for key in ("shift", "rotate", "scale", "crop", "noise"):
+            _not_negative(f"{where}: augment: {key}", getattr(train.augment, key))
+        for key in ("scale", "crop"):
+            if getattr(train.augment, key) >= 1:
+                raise Refused(
+                    f"{where}: augment: {key}: {getattr(train.augment, key)} came, a share of the image's size, below "
+                    f"1, was expected"
+                )
         if not 0 <= train.seed < 2**63:
             raise Refused(f"{where}: seed: {train.seed} came, a whole number from 0 to 2^63 - 1 was expected")
         return
@@ -138,6 +169,13 @@ def _given(project: Project, data: str) -> Collection[str]:
     return tuple(_constant(project.root / "pipeline" / "datasets" / f"{data}.py", "NETWORK"))
 
 
+def _scaled(project: Project, data: str) -> bool:
+    """Is the input of a data set scaled?"""
+    if data in project.own:
+        return project.own[data].path.suffix.lower() not in TEXT
+    return bool(_constant(project.root / "pipeline" / "datasets" / f"{data}.py", "SCALED"))
+
+
 def _known(where: str, kind: str, word: str, words: Collection[str]) -> None:
     if word not in words:
         raise Refused(f"{where}: no {kind} {word!r}{nearest(word, words)}")
@@ -148,13 +186,21 @@ def _positive(where: str, value: float) -> None:
         raise Refused(f"{where}: {value} came, a number above 0 was expected")
 
 
+def _not_negative(where: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise Refused(f"{where}: {value} came, 0 or a number above it was expected")
+
+
 def _modules(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
-def _functions(folder: Path) -> set[str]:
-    """The losses: one a task."""
-    return {node.name for node in _parse(folder / "losses.py") if isinstance(node, ast.FunctionDef)}
+def _functions(project: Project, module: str) -> set[str]:
+    """What a module of ``pipeline/`` offers by name."""
+    functions = [
+        node.name for node in _parse(project.root / "pipeline" / f"{module}.py") if isinstance(node, ast.FunctionDef)
+    ]
+    return {name for name in functions if not name.startswith("_")}
 
 
 def _constant(file: Path, name: str) -> Any:

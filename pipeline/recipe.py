@@ -31,16 +31,39 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the weights are found. ``bf16`` and ``channels_last`` are the fast mode."""
+class Augment:
+    """How training images are changed, each anew in each epoch: all but ``noise`` and ``flip`` at most this far."""
 
-    epochs: int
-    batch: int
-    rate: float  # Adam's
+    shift: float = 0.0  # pixels, along either side
+    rotate: float = 0.0  # degrees, either way
+    scale: float = 0.0  # share of the size, smaller or larger
+    crop: float = 0.0  # share of each side that is cut away; what is left fills the image
+    flip: bool = False  # left and right change places in every second image
+    noise: float = 0.0  # deviation of the Gaussian noise on each pixel, in the raw input's unit
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights are found. ``bf16`` and ``channels_last`` are the fast mode.
+
+    ``optimiser``, ``schedule``, ``loss`` and ``initialiser`` are functions of ``pipeline/optimisers.py`` and so on.
+    """
+
+    epochs: int  # 0: the weights stay as they start
+    batch: int  # items a step: 1 for stochastic gradient descent, all of `train` or more for batch gradient descent
+    rate: float  # the optimiser's, at its highest
     patience: int  # epochs without a better loss on `select` before training stops
     seed: int
     bf16: bool = False
     channels_last: bool = False
+    optimiser: str = "adam"
+    schedule: str = "constant"
+    loss: str = "cross_entropy"
+    initialiser: str = ""  # else the network's own
+    scaling: str = "z_score"  # of the input, or `min_max`
+    weight_decay: float = 0.0
+    l1: float = 0.0  # times the sum of all weights' magnitudes, added to the loss
+    augment: Augment = Augment()
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What others reached with this network on these data: ``score`` in the metric's unit, ``source`` says where."""
+
+    score: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One stanza of ``recipes:``."""
 
@@ -100,6 +131,7 @@ class Recipe:
     precisions: tuple[str, ...]
     floor: float
     budget: Budget
+    published: Published | None = None
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,17 @@ from pipeline.absent import measure_by, why
 from pipeline.advice import advice, paragraph
 from pipeline.plots import write_plots
 from pipeline.preflight import word as preflight_word
-from pipeline.recipe import Project
+from pipeline.recipe import Project, Recipe
 from pipeline.section import part, read_object, section
 from pipeline.tradeoff import panels
 from pipeline.verdicts import ABSENT, FAIL, PASS, STALE
 
 MAIN = ("accuracy", "latency")  # the charts of a recipe that are files too
+SPEED_HEADS = ["recipe", "network", "data", "arithmetic", "examples a second", "least to greatest"]
+SPEED_HEADS += ["trained for", "epochs", "batch"]
 OPEN_AT_MOST = 12  # recipes; of more, those alone are open whose verdicts are not all PASS
+
+Speed = tuple[str, list[str], dict[int, float]]  # recipe, a cell a head, and by what a column of numbers is sorted
 
 
 def report(project: Project) -> None:
@@ -46,6 +50,7 @@ def report(project: Project) -> None:
     drawn = [(panel, charts.tradeoff(panel)) for panel in panels(verdicts)]
     unproved = _unproved(verdicts)
     returned = _returned(verdicts)
+    speeds = _speeds(known, sections)
     part(lacking, "DVC's plots", lambda: write_plots(project), None)
     html = page.get_template("report.html").render(
         answer=matrix.answer(verdicts),
@@ -60,13 +65,15 @@ def report(project: Project) -> None:
         boards={name: part(lacking, f"the boards of {name}", partial(_boards, project, name), {}) for name in known},
         heads=matrix.HEADS,
         rows=[(row, matrix.cells(row)) for row in matrix.measured(verdicts)],
+        speed_heads=SPEED_HEADS,
+        speeds=speeds,
         host=host,
         returned=returned,
         lacking=lacking,
         dates=sorted({recipe["date"] for recipe in verdicts.values() if recipe["date"]}),
     )
     write_bytes(project.build / "report.html", html.encode())
-    write_bytes(project.build / "report.md", _markdown(verdicts, unproved, lacking).encode())
+    write_bytes(project.build / "report.md", _markdown(verdicts, unproved, speeds, lacking).encode())
     shutil.rmtree(project.build / "charts", ignore_errors=True)  # of recipes that are gone
     if drawn:
         together = charts.svg(charts.beside([chart for _, chart in drawn]))
@@ -85,6 +92,7 @@ def _page() -> jinja2.Environment:
         autoescape=True, loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     page.filters |= {"prose": prose, "broken": broken, "size": charts.size, "number": matrix.number}
+    page.filters |= {"rate": rate}
     page.globals |= {"ratio": matrix.ratio, "against": matrix.against, "trained": matrix.trained}
     page.globals |= {"amount": matrix.amount}
     page.globals |= {"interval": interval, "lost": lost, "named": named}
@@ -147,6 +155,11 @@ def named(reading: str, data: dict[str, Any] | None) -> str:
     return f"{found[1]}{classes[int(found[2])]}" if found and int(found[2]) < len(classes) else reading
 
 
+def rate(value: float) -> str:
+    """So many a second, or so many seconds: whole ones where there are many."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def interval(row: dict[str, Any], budget: float) -> dict[str, float] | None:
     """Where a drop's bounds and a drop of nothing lie between minus the budget and 1.25 budgets, in per cent."""
     if row["drop_lower95"] is None:
@@ -190,6 +203,19 @@ def _absent(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _speeds(recipes: dict[str, Recipe], sections: list[dict[str, Any]]) -> list[Speed]:
+    """How fast each recipe was trained that was trained here, those of one file of ``models/`` together."""
+    rows: list[tuple[str, Speed]] = []
+    for of in (of for of in sections if of["speed"]):
+        recipe, speed = recipes[of["name"]], of["speed"]
+        cells = [of["name"], f"{recipe.network.file}: {recipe.network.class_}", recipe.data, speed["mode"]]
+        cells += [rate(speed["median"]), f"{rate(speed['least'])} to {rate(speed['greatest'])}"]
+        cells += [f"{rate(speed['total_s'])} s", str(speed["epochs"]), str(speed["batch"])]
+        keys = ("median", "least", "total_s", "epochs", "batch")
+        rows.append((recipe.network.file, (of["name"], cells, {i: speed[key] for i, key in enumerate(keys, start=4)})))
+    return [row for _, row in sorted(rows, key=lambda of: of[0])]
+
+
 def _boards(project: Project, name: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
     """Device -> precision that is TensorRT's -> what pre-flight says in a word, and its findings in words."""
     shown: dict[str, dict[str, tuple[str, list[str]]]] = {}
@@ -213,7 +239,7 @@ def _write_chart(path: Path, svg: str) -> None:
     write_bytes(path.with_name(f"{path.name}.png"), charts.png(svg))
 
 
-def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], lacking: list[str]) -> str:
+def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], speeds: list[Speed], lacking: list[str]) -> str:
     """The page's words and numbers as Markdown."""
     parts = ["# Plumbline report", matrix.answer(verdicts), *lacking]
     parts += [matrix.markdown(verdicts), matrix.table(verdicts)]
@@ -225,6 +251,8 @@ def _markdown(verdicts: dict[str, Any], unproved: list[dict[str, Any]], lacking:
         places = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in group["places"].items())
         on = f" on {group['host']}" if group["host"] else ""
         parts.append(f"**NOT MEASURED**{on}: {group['reason']}. {group['by']} ({places})")
+    if speeds:
+        parts.append(matrix.piped(SPEED_HEADS, [cells for _, cells, _ in speeds]))
     return "\n\n".join(part.replace("<", "&lt;") for part in parts) + "\n"  # a reason may quote anything
 
 

@@ -16,6 +16,7 @@ from deploy.measurement import FORMAT
 from pipeline import charts, stage
 from pipeline.gpu_page import gpu_page
 from pipeline.matrix import LEGEND, answer, markdown, not_measured, table
+from pipeline.published_page import published_page, published_picture
 from pipeline.recipe import Project
 from pipeline.tradeoff import panels
 
@@ -31,7 +32,7 @@ def results(project: Project) -> None:
     folder = project.root / "results" / Path.cwd().resolve().relative_to(project.root.resolve())  # that of params.yaml
     kept = {
         "format": FORMAT,
-        "commit": _commit(project.root),
+        "commit": commit_of(project.root),
         "host": host,
         "verdicts": read_json(project.build / "verdicts.json"),
     }
@@ -47,14 +48,19 @@ def picture(result: dict[str, Any]) -> str:
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """What is made from ``results/``: the README's tables, every number, and the last run on a GPU."""
+    """What is made from ``results/``: the README's tables, every number, the last run on a GPU, and what was published
+    beside what was reached, with its picture.
+    """
     readme, folder = root / "README.md", root / "results"
-    kept = [read_json(path) for path in _kept(folder)]
+    kept = {_set_and_host(path, folder): read_json(path) for path in _kept(folder)}
+    kept = {name: each for name, each in kept.items() if not _of_another_format(each)}
+    drawn = published_picture(kept)
     return {
         readme: with_tables(readme.read_text(), folder),
         folder / "README.md": every_number(folder),
-        folder / "GPU.md": gpu_page([each for each in kept if not _of_another_format(each)]),
-    }
+        folder / "GPU.md": gpu_page(list(kept.values())),
+        folder / "PUBLISHED.md": published_page(kept),
+    } | ({folder / "PUBLISHED.svg": drawn} if drawn else {})
 
 
 def _write_pages(root: Path) -> None:
@@ -69,7 +75,7 @@ def keep_benchmark(root: Path, name: str, lines: str) -> None:
     facts = {
         "command": f"python -m benchmarks.{name}",
         "date": date,
-        "commit": _commit(root),
+        "commit": commit_of(root),
         "host": host,
         "table": lines,
     }
@@ -104,12 +110,16 @@ def _benchmark(facts: dict[str, Any]) -> str:
 
 def every_number(folder: Path) -> str:
     """``results/README.md``: all that was measured, in one table a host and set."""
-    text = "# Every number\n\nMade by `make results` and `make paper-results` from the files beside it.\n"
+    text = "# Every number\n\nMade by `make results`, `zoo-results` and `paper-results` from the files beside it.\n"
     for path in _kept(folder):
         result = read_json(path)
         told = _of_another_format(result) or f"{table(result['verdicts'])}\n\n{_where(result)}"
-        text += f"\n## {path.relative_to(folder).with_suffix('')}\n\n{told}\n"
+        text += f"\n## {_set_and_host(path, folder)}\n\n{told}\n"
     return text
+
+
+def _set_and_host(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder).with_suffix(""))
 
 
 def _kept(folder: Path) -> list[Path]:
@@ -161,7 +171,7 @@ def _dates(result: dict[str, Any]) -> str:
     return " and ".join(sorted({recipe["date"] for recipe in result["verdicts"].values() if recipe["date"]}))
 
 
-def _commit(root: Path) -> str:
+def commit_of(root: Path) -> str:
     """The commit that this tree is at; ``-dirty`` where a tracked file other than the lock and the results differs."""
     apart = [":!*dvc.lock", ":!results", ":!README.md"]
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *apart)

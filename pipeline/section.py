@@ -4,6 +4,7 @@ What is damaged, missing or of another version costs one line, and no more.
 """
 
 import csv
+import statistics
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +22,7 @@ from pipeline import charts
 from pipeline.examples import examples
 from pipeline.matrix import counts, hosts, parts
 from pipeline.plots import timed, trained_on
-from pipeline.recipe import Graph, Project, Recipe, Weights
+from pipeline.recipe import Graph, Project, Recipe, Training, Weights
 from pipeline.verdicts import STALE
 
 UNREADABLE = (
@@ -77,6 +78,7 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         "here": _here(verdict),
         "counts": counts({name: verdict}),
         "charts": _charts(build, name, recipe, verdict, measurement, lacking),
+        "speed": part(lacking, "the training's speed", lambda: training_speed(build, name, recipe), None),
         "how": measurement["latency"] if measurement else None,
         "made": part(lacking, "how int8 was chosen", lambda: _made(quantized), []),
         "stale": stale,
@@ -205,6 +207,36 @@ def _of_training(folder: Path, name: str, metric: dict[str, Any]) -> Iterator[Ma
     if history:
         yield "learning", "Training", LEARNING, partial(charts.learning, history, metric["name"], metric["unit"])
         yield "spread", "Spread of the weights", SPREAD, partial(charts.spread, spread, history)
+
+
+def training_speed(build: Path, name: str, recipe: Recipe) -> dict[str, Any] | None:
+    """How fast a recipe was trained, where it was trained; ``None`` of what was brought, and where no epoch was run.
+
+    Returns:
+        ``median``, ``least`` and ``greatest``: examples a second, of all epochs; ``total_s``; ``epochs``; ``batch``,
+        items; ``mode``: float32 or the fast mode's parts that were on.
+
+    Raises:
+        Refused: a time or a speed that is no number above 0.
+    """
+    if not isinstance(recipe.train, Training):
+        return None
+    path = build / "history" / "speed" / f"{name}.csv"
+    rows = _read_csv(path)
+    if not rows:
+        return None
+    speeds, seconds = ([row[key] for row in rows] for key in ("examples_per_s", "train_s"))
+    if not all(0 < value < float("inf") for value in speeds + seconds):
+        raise Refused(f"{path}: holds a time or speed that is no number above 0. Remove it and run `dvc repro` again.")
+    return {
+        "median": statistics.median(speeds),
+        "least": min(speeds),
+        "greatest": max(speeds),
+        "total_s": sum(seconds),
+        "epochs": len(rows),
+        "batch": recipe.train.batch,
+        "mode": ("bf16" if recipe.train.bf16 else "float32") + ", channels-last" * recipe.train.channels_last,
+    }
 
 
 def _notes(verdict: dict[str, Any], quantized: dict[str, Any]) -> dict[str, str]:

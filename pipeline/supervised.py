@@ -7,6 +7,7 @@ it finished.
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from deploy.errors import Refused
+from pipeline import optimisers, schedules
+from pipeline.augment import augmented
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.network import call
-from pipeline.recipe import Training
+from pipeline.initialisers import initialise
+from pipeline.network import call, input_names
+from pipeline.recipe import Augment, Training
 
 PART = 256  # items that are looked at together where nothing is learned
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
@@ -33,8 +38,8 @@ def fit(
     evaluate: Callable[[], dict[str, float]],
     name: str,
     checkpoint: Path | None = None,
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Train ``network`` in place with Adam; it ends with the weights of the epoch of least loss on ``select``.
+) -> dict[str, list[dict[str, float]]]:
+    """Train ``network`` in place; it ends with the weights of the epoch of least loss on ``select``.
 
     Args:
         loss: of the network's output and a batch of examples.
@@ -43,37 +48,41 @@ def fit(
         checkpoint: where each epoch leaves all that the next one needs, and a killed run finds it.
 
     Returns:
-        Two histories, a row an epoch: losses (nats) and metrics; and the spread of all weights and all biases.
+        Histories, a row an epoch: ``loss``, on both splits, and metrics; ``spread`` of all weights and all biases;
+        ``speed``, what learning took (``train_s``), without looking at ``select``, and the examples a second.
 
     Raises:
         Refused: a loss that is not finite.
     """
     tensors = {split: {key: torch.from_numpy(a) for key, a in arrays.items()} for split, arrays in examples.items()}
-    optimiser = prepare(network, training)
+    items = len(next(iter(tensors["train"].values())))
+    schedule = prepare(network, training, items)
     shuffle = torch.Generator().manual_seed(training.seed)
     best = copy.deepcopy(network.state_dict())
-    history: list[dict[str, float]] = []
-    spreads: list[dict[str, float]] = []
+    histories: dict[str, list[dict[str, float]]] = {"loss": [], "spread": [], "speed": []}
     if checkpoint and (at := load_checkpoint(checkpoint)):
         network.load_state_dict(at["network"])
-        optimiser.load_state_dict(at["optimiser"])
+        schedule.optimizer.load_state_dict(at["optimiser"])
+        schedule.load_state_dict(at["schedule"])
         shuffle.set_state(at["shuffle"])
         torch.set_rng_state(at["random"])
-        best, history, spreads = at["best"], at["history"], at["spreads"]
-        print(f"{name}: goes on after epoch {len(history) - 1}")
+        best, histories = at["best"], at["histories"]
+        print(f"{name}: goes on after epoch {len(histories['loss']) - 1}")
+    history = histories["loss"]
     bar = tqdm(total=training.epochs, initial=len(history), desc=f"train {name}", unit="epoch", disable=None)
     while len(history) < training.epochs and _waited(history) < training.patience:
         epoch = len(history)
-        train_loss = train_epoch(
-            network, loss, training, tensors["train"], optimiser, shuffle, f"{name}, epoch {epoch}"
-        )
+        start = time.perf_counter_ns()
+        train_loss = train_epoch(network, loss, training, tensors["train"], schedule, shuffle, f"{name}, epoch {epoch}")
+        train_s = 1e-9 * (time.perf_counter_ns() - start)
         network.eval()
         with torch.inference_mode():
             select_loss = _mean_loss(network, loss, tensors["select"])
         _check_finite(select_loss, training, f"{name}, epoch {epoch}, on select")
         metrics = evaluate()
         history.append({"epoch": epoch, "train_loss": train_loss, "select_loss": select_loss} | metrics)
-        spreads.append({"epoch": epoch} | spread(network))
+        histories["spread"].append({"epoch": epoch} | spread(network))
+        histories["speed"].append({"epoch": epoch, "train_s": train_s, "examples_per_s": items / train_s})
         if _waited(history) == 0:
             best = copy.deepcopy(network.state_dict())
         if checkpoint:
@@ -81,30 +90,40 @@ def fit(
                 checkpoint,
                 {
                     "network": network.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimiser": schedule.optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
                     "shuffle": shuffle.get_state(),
                     "random": torch.get_rng_state(),
                     "best": best,
-                    "history": history,
-                    "spreads": spreads,
+                    "histories": histories,
                 },
             )
-        told = {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}
-        bar.set_postfix(told, refresh=False)
+        shown = {"loss": f"{select_loss:.4f}"} | {key: f"{value:.2f}" for key, value in metrics.items()}
+        bar.set_postfix(shown, refresh=False)
         bar.update()
     bar.close()
-    kept = _kept(history)
-    print(f"{name}: {len(history)} epochs; kept {', '.join(f'{key} {value:.6g}' for key, value in kept.items())}")
+    if history:
+        told = ", ".join(f"{key} {value:.6g}" for key, value in _kept(history).items())
+        print(f"{name}: {len(history)} epochs; kept {told}")
     network.load_state_dict(best)
     network.eval()
-    return history, spreads
+    return histories
 
 
-def prepare(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Lay ``network`` out in memory as ``training`` says, and make its optimiser."""
+def prepare(network: nn.Module, training: Training, items: int) -> LRScheduler:
+    """Start the weights of ``network`` and lay it out in memory as ``training`` says; its schedule has its optimiser.
+
+    Args:
+        items: that an epoch looks at.
+    """
+    if training.initialiser:
+        initialise(network, training.initialiser)
     memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
-    return torch.optim.Adam(network.parameters(), lr=training.rate, fused=True)
+    optimiser = getattr(optimisers, training.optimiser)(network.parameters(), training.rate, training.weight_decay)
+    steps = training.epochs * math.ceil(items / training.batch)
+    schedule: LRScheduler = getattr(schedules, training.schedule)(optimiser, max(1, steps))
+    return schedule
 
 
 def train_epoch(
@@ -112,24 +131,29 @@ def train_epoch(
     loss: Loss,
     training: Training,
     examples: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    schedule: LRScheduler,
     shuffle: torch.Generator,
     where: str,
 ) -> float:
-    """One pass over ``examples`` in random order; returns the mean loss over items.
+    """One pass over ``examples`` in random order; returns the mean loss over items, without what ``l1`` adds.
 
     ``bf16`` computes the forward pass in bfloat16 where that is safe, and keeps weights and gradients in float32.
     """
     network.train()
     items = len(next(iter(examples.values())))
+    image = input_names(network)[0]
+    weights = [p for p in network.parameters() if p.ndim > 1]
     total = torch.zeros(())
     for index in torch.randperm(items, generator=shuffle).split(training.batch):
         batch = {key: tensor[index] for key, tensor in examples.items()}
+        if training.augment != Augment():
+            batch[image] = augmented(batch[image], training.augment)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bf16):
             value = loss(_forward(network, batch, training.channels_last), batch)
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
+        schedule.optimizer.zero_grad()
+        (value + training.l1 * sum(w.abs().sum() for w in weights) if training.l1 else value).backward()
+        schedule.optimizer.step()
+        schedule.step()
         total += value.detach() * len(index)
     mean = float(total) / items
     _check_finite(mean, training, where)

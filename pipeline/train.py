@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import inspect
 import io
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from deploy.errors import Refused
 from deploy.files import read_json, sha256, write_bytes
 from deploy.tasks import load_task
 from models.scaled import Scaled
-from pipeline import losses, stage
+from pipeline import criteria, losses, stage
 from pipeline.cache import close_cache, open_cache
 from pipeline.intervals import BOOTSTRAP_LEAST, units_least
 from pipeline.network import build_network, call, input_names, open_network
@@ -30,7 +31,7 @@ Examples = dict[str, dict[str, np.ndarray]]  # split -> arrays by name
 
 
 def train(project: Project, name: str) -> None:
-    """Write ``build/train/<name>/`` and ``build/history/{loss,spread}/<name>.csv``.
+    """Write ``build/train/<name>/`` and ``build/history/{loss,spread,speed}/<name>.csv``.
 
     The folder holds ``weights.safetensors``, or ``network.onnx`` where a graph was brought; nothing was learned then,
     and a history is empty.
@@ -47,7 +48,7 @@ def train(project: Project, name: str) -> None:
             f"{', '.join(examples['train'])}. Name another `task:`, or other `data:`."
         )
     folder = project.build / "train" / name
-    histories: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
+    histories: dict[str, list[dict[str, float]]] = {"loss": [], "spread": [], "speed": []}
     if isinstance(recipe.train, Graph):
         model = take_graph(recipe.train, task, facts, examples["select"])
         write_bytes(folder / "network.onnx", model.SerializeToString())
@@ -59,7 +60,7 @@ def train(project: Project, name: str) -> None:
         where = f"models/{recipe.network.file}.py: {recipe.network.class_}"
         _check_inputs(network, examples["train"], where)
         if isinstance(recipe.train, Training):
-            _fit_input(network, examples["train"])
+            _fit_input(network, examples["train"], recipe.train.scaling)
             _check_forward(network, examples["train"], where)
             histories = _learn(project, name, recipe.train, network, examples)
         else:
@@ -68,7 +69,7 @@ def train(project: Project, name: str) -> None:
             _check_forward(network, examples["train"], where)
         weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
         write_bytes(folder / "weights.safetensors", safetensors.torch.save(weights))
-    for kind, rows in zip(("loss", "spread"), histories, strict=True):
+    for kind, rows in histories.items():
         write_bytes(project.build / "history" / kind / f"{name}.csv", _csv(rows))
 
 
@@ -91,10 +92,11 @@ def check_units(n: int, task: ModuleType, recipe: Recipe, name: str) -> None:
 
 def _learn(
     project: Project, name: str, training: Training, network: nn.Module, examples: Examples
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Train ``network`` in place, from where a killed run left it; returns the histories of losses and of spreads."""
+) -> dict[str, list[dict[str, float]]]:
+    """Train ``network`` in place, from where a killed run left it; returns the histories."""
     recipe = project.recipe(name)
     task = load_task(recipe.task)
+    loss = partial(getattr(losses, recipe.task), criterion=getattr(criteria, training.loss))
 
     def evaluate() -> dict[str, float]:
         answers = task.answer(open_network(network, task.outputs), examples["select"])
@@ -104,15 +106,15 @@ def _learn(
     inputs |= {"task": recipe.task, "threads": torch.get_num_threads()}
     inputs |= {split: sha256(project.build / "prepare" / recipe.data / f"{split}.npz") for split in examples}
     cache = open_cache(project, "train", name, inputs)
-    histories = fit(network, getattr(losses, recipe.task), training, examples, evaluate, name, cache / "epoch.pt")
+    histories = fit(network, loss, training, examples, evaluate, name, cache / "epoch.pt")
     close_cache(cache)
     return histories
 
 
-def _fit_input(network: nn.Module, raw: dict[str, np.ndarray]) -> None:
+def _fit_input(network: nn.Module, raw: dict[str, np.ndarray], scaling: str) -> None:
     """What a network learns from the raw training inputs before it is trained: scaling, an alphabet."""
     if isinstance(network, Scaled):
-        network.fit(torch.from_numpy(raw[input_names(network)[0]]))
+        network.fit(torch.from_numpy(raw[input_names(network)[0]]), scaling)
     elif fitting := getattr(network, "fit", None):
         fitting(**{key: torch.from_numpy(raw[key]) for key in inspect.signature(fitting).parameters})
 

@@ -5,6 +5,7 @@ alike are measurements that came back from other machines: ``python -m pipeline.
 ``results/boards/``, and the next ``dvc repro`` shows them, a target as ``<target>@<host>``.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -30,7 +31,9 @@ def verify(project: Project) -> None:
         again = f"`dvc repro --force --single-item measure@{name}`"
         here = partial(read_measurement, project.build / "measure" / f"{name}.json")
         verdicts[name] = _judged(project, name, here, again)
+        verdicts[name]["network"] = recipe.network.class_
         verdicts[name]["data"] = recipe.data
+        verdicts[name]["published"] = recipe.published and dataclasses.asdict(recipe.published)
         verdicts[name]["reference"] = "the ONNX file" if isinstance(recipe.train, Graph) else "PyTorch"
         for file in sorted((project.root / RETURNED).glob(f"*/{name}.json")):
             host, again = file.parent.name, "on that machine, and bring its file back"

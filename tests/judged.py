@@ -36,7 +36,7 @@ def judged(project: Project, build: Path) -> Project:
         for folder in FOLDERS:
             (build / folder).mkdir(parents=True, exist_ok=True)
             (build / folder / name).symlink_to(project.build / folder / NAME)
-        for kind in ("loss", "spread"):
+        for kind in ("loss", "spread", "speed"):
             (build / "history" / kind).mkdir(parents=True, exist_ok=True)
             (build / "history" / kind / f"{name}.csv").symlink_to(project.build / "history" / kind / f"{NAME}.csv")
         measurement = copy.deepcopy(read_json(measured))

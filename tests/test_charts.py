@@ -226,7 +226,9 @@ def test_what_is_told_beside_the_marks() -> None:
     assert "activations of network, first to last" in texts(drawn("ranges"))
     assert {"train", "select", "loss (log)"} <= set(texts(drawn("learning")))
     assert {"weights", "biases"} <= set(texts(drawn("spread")))
-    assert {"digits", "lenet", "accuracy, %", "trained", "fp32", "fp16", "int8"} <= set(texts(drawn("tradeoff")))
+    assert {"digits", "lenet", "accuracy, % (log of what is missing to 100)", "trained", "fp32", "fp16", "int8"} <= set(
+        texts(drawn("tradeoff"))
+    )
     together = Counter(texts(drawn("beside")))
     assert together["fp32"] == 1 and together["lenet"] == 3 and together["one"] == together["two"] == 1
 
@@ -300,7 +302,8 @@ def test_bounds_stand_where_they_are_within_the_budget_or_beyond_it(rows: list, 
 def test_points_stand_at_score_and_latency_better_above(higher: bool) -> None:
     at = places(charts.svg(charts.tradeoff(panel(POINTS, higher=higher))))
     x, y = zip(*(at[p["said"], "point"] for p in POINTS))
-    for pixels, values in ((x, [math.log(p["ms"]) for p in POINTS]), (y, [p["score"] for p in POINTS])):
+    scores = [-math.log1p((100 - p["score"]) / charts.LEAST_ERROR) if higher else p["score"] for p in POINTS]
+    for pixels, values in ((x, [math.log(p["ms"]) for p in POINTS]), (y, scores)):
         line = np.polyfit(values, pixels, 1)
         np.testing.assert_allclose(np.polyval(line, values), pixels, atol=0.2)
         assert line[0] > 0 if pixels is x else (line[0] < 0) == higher
@@ -402,3 +405,19 @@ def test_values_that_are_all_equal_or_nothing_are_drawn(chart: Any) -> None:
 )
 def test_a_size_has_the_unit_that_suits_it(of: float, told: str) -> None:
     assert charts.size(of) == told
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("metric", ["accuracy, %", "loss, nats"])
+def test_names_of_equal_scores_stand_a_line_apart_and_the_best_one_at_its_own(higher: bool, metric: str) -> None:
+    points = [point("trained", 98.0 + at, 2.0, recipe=f"n{i}", named=True) for i, at in enumerate((0, 0, 0.01, -1))]
+    drawn = elements(charts.svg(charts.tradeoff(panel(points, higher=higher) | {"metric": metric})))
+    at = {
+        "".join(e.itertext()): float(re.search(r"translate\([-\d.]+,([-\d.]+)\)", e.attrib["transform"])[1])
+        for e in drawn
+        if e.tag.endswith("}text") and "".join(e.itertext()) in ("n0", "n1", "n2", "n3")
+    }
+    assert sorted(at) == ["n0", "n1", "n2", "n3"]
+    rows = sorted(at.values())
+    assert np.diff(rows).min() > 12
+    assert min(at, key=at.__getitem__) == ("n2" if higher else "n3")

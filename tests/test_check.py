@@ -125,9 +125,9 @@ def test_no_yaml_and_no_file(tmp_path: Path) -> None:
 def test_a_new_networks_constructor_is_read_as_python_reads_it(
     tmp_path: Path, source: str, arguments: dict[str, Any], message: str | None
 ) -> None:
-    for folder in ("models", "pipeline", "deploy"):
+    for folder in ("models", "deploy"):
         (tmp_path / "root" / folder).mkdir(parents=True)
-    for part in ("pipeline/datasets", "pipeline/losses.py", "deploy/tasks"):
+    for part in ("pipeline", "deploy/tasks"):
         (tmp_path / "root" / part).symlink_to(ROOT / part)
     (tmp_path / "root" / "models" / "new.py").write_text(source)
     recipe = copy.deepcopy(RIGHT["recipes"]["gorner_digits"])
@@ -224,3 +224,12 @@ def test_what_recipes_share_is_taken_over_and_a_key_that_stands_twice_is_still_f
     file.write_text(text + "\n" + mine + train + "    floor: 60\n")
     with pytest.raises(Refused, match="the key 'floor' stands twice in the map that begins at line"):
         load_project(file)
+
+
+def test_a_scaling_is_refused_where_the_input_is_text(tmp_path: Path) -> None:
+    params = copy.deepcopy(RIGHT)
+    params["recipes"]["gru_python"]["train"]["scaling"] = "min_max"
+    with pytest.raises(
+        Refused, match=r"gru_python: train: scaling: min_max came; .*python_source is text.*take it out"
+    ):
+        checked(tmp_path, params)

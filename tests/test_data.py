@@ -14,6 +14,7 @@ from deploy.files import read_json
 from pipeline.datasets import digits
 from pipeline.recipe import Project
 from pipeline.splits import split_by_class
+from pipeline.uci_digits import SPLITS
 
 
 def test_digits_are_scikit_learns(project: Project) -> None:
@@ -28,7 +29,7 @@ def test_prepared_splits_are_disjoint_whole_and_hashed(project: Project) -> None
     folder = project.build / "prepare" / "digits"
     facts = read_json(folder / "data.json")
     seen: set[bytes] = set()
-    for split, size in digits.SPLITS.items():
+    for split, size in SPLITS.items():
         arrays = load_arrays(folder / f"{split}.npz")
         assert len(arrays["label"]) == size == facts["splits"][split]["n"]
         images = {image.tobytes() for image in arrays["image"]}

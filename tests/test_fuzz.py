@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import json
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,9 @@ import pytest
 from conftest import ROOT
 from served import Running, reader_bundle, serving
 
+from benchmarks import faulty, fuzz
 from deploy.errors import Refused
 from deploy.server import protocol
-
-sys.path.append(str(ROOT))  # no package is installed of the benchmarks
-
-from benchmarks import faulty, fuzz
 
 
 def kept(name: str) -> list[bytes]:

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from served import Running, binary, reader_bundle, serving
-
-sys.path.append(str(ROOT))  # no package is installed of the benchmarks
 
 from benchmarks import faulty, fuzz
 

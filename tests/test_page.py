@@ -213,7 +213,7 @@ def test_it_can_be_walked_by_keyboard(browser: Browser, shown: Project) -> None:
     expect(page.locator(".skip")).to_be_focused()
     expect(page.locator(".skip")).to_be_in_viewport()
     page.keyboard.press("Enter")
-    assert page.url.endswith("#verdicts")
+    expect(page).to_have_url(re.compile("#verdicts$"))
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")

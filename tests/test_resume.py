@@ -207,8 +207,8 @@ def test_a_download_that_is_killed_fetches_nothing_twice(broken_off: Path) -> No
 
 
 def rest(files: dict[str, bytes], came: dict[str, int]) -> list[tuple[str, int | None]]:
-    """The requests, path and first byte, that bring what has not come."""
-    return [(f"/{name}", came.get(name)) for name, data in files.items() if came.get(name, 0) < len(data)]
+    """The requests, path and first byte, that bring what has not come; a part of no byte is asked for from the start."""
+    return [(f"/{name}", came.get(name) or None) for name, data in files.items() if came.get(name, 0) < len(data)]
 
 
 def test_other_inputs_have_another_cache_and_the_old_one_goes(project: Project, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -645,8 +646,9 @@ def test_a_signal_before_it_is_ready_ends_it_without_a_trace(
 ) -> None:
     log, port = tmp_path / "log", free_ports(1)[0]
     command = [sys.executable, "-m", "deploy.server", folder / "labels", *[slow] * 20, "--port", str(port)]
+    heard = partial(signal.signal, sig, signal.SIG_DFL)  # a shell lets what it runs in the background ignore SIGINT
     with open(log, "w") as errors:
-        process = subprocess.Popen([*command, "--grpc-port", "0"], cwd=ROOT, stderr=errors)
+        process = subprocess.Popen([*command, "--grpc-port", "0"], cwd=ROOT, stderr=errors, preexec_fn=heard)
     try:
         until(lambda: "labels-fp32" in log.read_text() or process.poll() is not None)
         process.send_signal(sig)

@@ -43,7 +43,7 @@ def trained(
     training = dataclasses.replace(
         Training(epochs=5, batch=50, rate=0.01, patience=5, seed=3, bf16=False, channels_last=False), **changes
     )
-    history, _ = fit(network, losses.classification, training, examples, lambda: {"accuracy": 0.0}, "linear")
+    history = fit(network, losses.classification, training, examples, lambda: {"accuracy": 0.0}, "linear")["loss"]
     return network, history
 
 

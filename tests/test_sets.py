@@ -1,4 +1,4 @@
-"""The paper set: its recipes, and MNIST from a mirror that serves it badly, through `dvc repro`"""
+"""The sets beside the starter set: their recipes; MNIST from a mirror that serves it badly, through `dvc repro`"""
 
 import dataclasses
 import os
@@ -13,19 +13,36 @@ from server import Request, serving
 
 from deploy.files import read_json
 from pipeline.check import check
+from pipeline.datasets import load_dataset
 from pipeline.recipe import load_project
 
 MIRROR = os.environ.get("PLUMBLINE_MIRROR")
 
 
-def test_its_stages_are_the_starter_sets_and_its_params_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = ROOT / "paper" / "dvc.yaml"
+@pytest.mark.parametrize("folder", ["paper", "zoo", "zoo/imagenet"])
+def test_its_stages_are_the_starter_sets_and_its_params_pass(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = ROOT / folder / "dvc.yaml"
     assert not copy.is_symlink()  # which DVC does not follow in an earlier commit
-    assert copy.read_text() == (ROOT / "dvc.yaml").read_text(), "stale: `make paper/dvc.yaml`"
-    monkeypatch.chdir(ROOT / "paper")
+    assert copy.read_text() == (ROOT / "dvc.yaml").read_text(), f"stale: `make {folder}/dvc.yaml`"
+    monkeypatch.chdir(ROOT / folder)
     project = load_project()
     check(dataclasses.replace(project, build=tmp_path))
-    assert {recipe.data for recipe in project.recipes.values()} == {"mnist", "tinyshakespeare"}
+    assert {recipe.data for recipe in project.recipes.values()} == set(project.datasets)
+
+
+def test_the_zoo_has_every_convolutional_network_and_none_of_its_recipes_needs_a_download() -> None:
+    """Layers 16, 19, 34 and 50 are of ImageNet's size alone."""
+    sets = [load_project(ROOT / folder / "params.yaml") for folder in ("zoo", "zoo/imagenet")]
+    recipes = [recipe for project in sets for recipe in project.recipes.values()]
+    assert {f"{recipe.network.file}.{recipe.network.class_}" for recipe in recipes} >= {
+        *("perceptron.Perceptron", "mlp.MLP", "lenet.LeNet5", "gorner.GornerCNN", "plain.PlainCNN"),
+        *("plain.PlainEnsemble", "alexnet.AlexNet", "vgg.VGG", "googlenet.GoogLeNet", "resnet.CifarResNet"),
+        *("resnet.ResNet18", "resnet.ResNet34", "resnet.ResNet50"),
+    }
+    for data in {data for project in sets for data in project.datasets}:
+        assert all("package" in source for source in load_dataset(data).SOURCES.values())
 
 
 @pytest.mark.slow
