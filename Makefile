@@ -14,8 +14,10 @@ repro: $(VENV)/installed
 	python -m pipeline.check
 	dvc repro
 
-zoo paper: %: $(VENV)/installed %/dvc.yaml
+# Convolutions, and what is read or written in sequence.
+zoo paper: %: $(VENV)/installed %/dvc.yaml %/sequences/dvc.yaml
 	cd $@ && python -m pipeline.check && dvc repro
+	cd $@/sequences && python -m pipeline.check && dvc repro
 
 # Random weights: measured, and not judged.
 imagenet: $(VENV)/installed zoo/imagenet/dvc.yaml
@@ -23,7 +25,7 @@ imagenet: $(VENV)/installed zoo/imagenet/dvc.yaml
 	python -m benchmarks.imagenet
 
 # Copies: DVC does not follow a link in an earlier commit, so that `dvc metrics diff` would find nothing there.
-zoo/dvc.yaml paper/dvc.yaml zoo/imagenet/dvc.yaml: dvc.yaml
+zoo/dvc.yaml zoo/sequences/dvc.yaml zoo/imagenet/dvc.yaml paper/dvc.yaml paper/sequences/dvc.yaml: dvc.yaml
 	cp $< $@
 
 test: $(VENV)/installed
@@ -41,6 +43,7 @@ results: repro
 
 zoo-results paper-results: %-results: %
 	cd $< && python -m pipeline.results
+	cd $</sequences && python -m pipeline.results
 
 kit: repro
 	python -m pipeline.kit $(RECIPE)

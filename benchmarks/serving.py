@@ -35,7 +35,7 @@ from deploy.contract import open_bundle
 from deploy.errors import Refused
 from deploy.runtimes import open_onnxruntime
 from models.gorner import GornerCNN
-from models.language_model import GRULanguageModel
+from models.language_model import LanguageModel
 from pipeline.recipe import load_project
 from pipeline.results import keep_benchmark
 from pipeline.triton import triton
@@ -123,7 +123,7 @@ class Raw(torch.nn.Module):
 def _text_bundle(folder: Path) -> Path:
     """The starter set's language model, with weights as they start."""
     torch.manual_seed(1)
-    network = GRULanguageModel(size=32, units=96, layers=3, window=4).eval()
+    network = LanguageModel("GRU", size=32, units=96, layers=3, window=4).eval()
     network.fit(torch.from_numpy(TEXT.copy()))
     text = np.stack([TEXT[i : i + 40] for i in range(20)])
     return write_bundle(folder, WRITER, "language_model", network, {"text": text}, {"time": [1, 1, 64]})

@@ -1,42 +1,42 @@
-"""Character language model of stacked GRUs: what comes next, told from all that came before.
+"""Character language model of stacked recurrent cells: what comes next, told from all that came before.
 
-Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014, arXiv:1406.1078), section 2.3,
-for the GRU; Görner, "Tensorflow, deep learning and recurrent neural networks, without a Ph.D." (2017), for three layers
-of GRU on characters, there of 512 units on Shakespeare.
+Source: Görner, "Tensorflow, deep learning and recurrent neural networks, without a Ph.D." (2017), for three layers of
+GRU on characters, there of 512 units on Shakespeare; the cells' sources are in ``models/cells.py``.
 
 Deviations:
-1. PyTorch's GRU applies the reset gate after the recurrent product (Cho et al. before it), as ONNX's
-   ``linear_before_reset = 1`` does.
-2. Characters are UTF-8 bytes, embedded instead of one-hot.
-3. In training a text is read in windows, each from a state of zeros, side by side: backpropagation through time is
+1. Characters are UTF-8 bytes, embedded instead of one-hot.
+2. In training a text is read in windows, each from a state of zeros, side by side: backpropagation through time is
    truncated (Williams & Peng 1990, Neural Computation 2:490-501) and takes as many steps as a window is long.
 """
 
 from torch import Tensor, nn
 
 from models.characters import Characters
+from models.recurrent import Stacked
 
 
-class GRULanguageModel(nn.Module):
-    """Logits of the next byte: ``256 size + 3 units (size + units + 2) + 256 (units + 1)`` parameters, and
-    ``6 units (units + 1)`` for each layer after the first.
+class LanguageModel(nn.Module):
+    """Logits of the next byte: ``256 size``, the cells' parameters and ``256 (units + 1)``.
 
     The same graph serves one step, a chunk and a whole text: time is free, and the state goes in and comes out.
 
     Args:
+        cell: a class of ``models/cells.py``, by name.
         size: of a character's vector.
         units: of each layer.
-        layers: stacked GRUs.
+        layers: stacked cells.
         window: characters; in training it must divide a text's length.
+        dropout: share of each layer's outputs dropped in training, 0 to 1.
     """
 
     axes = {"text": {1: "time"}}
 
-    def __init__(self, size: int, units: int, layers: int, window: int) -> None:
+    def __init__(self, cell: str, size: int, units: int, layers: int, window: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.window = window
         self.characters = Characters(size)
-        self.gru = nn.GRU(size, units, layers, batch_first=True)
+        self.cells = Stacked(cell, size, units, layers, dropout)
+        self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(units, 256)
 
     def fit(self, text: Tensor) -> None:
@@ -44,15 +44,15 @@ class GRULanguageModel(nn.Module):
         self.characters.fit(text)
 
     def forward(self, text: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``text`` ``(batch, time)`` bytes, ``state`` ``(batch, layers, units)``, zeros where there is none.
+        """``text`` ``(batch, time)`` bytes, ``state`` ``(batch, layers, width)``, zeros where there is none.
 
         Returns:
-            Logits ``(batch, time, 256)`` of the byte after each, and the next state ``(batch, layers, units)``.
+            Logits ``(batch, time, 256)`` of the byte after each, and the next state ``(batch, layers, width)``.
         """
         vectors = self.characters(text)
         if self.training:
             batch, time, size = vectors.shape
-            outputs, after = self.gru(vectors.reshape(-1, self.window, size))
-            return self.output(outputs.reshape(batch, time, -1)), after.transpose(0, 1)
-        outputs, after = self.gru(vectors, None if state is None else state.transpose(0, 1).contiguous())
-        return self.output(outputs), after.transpose(0, 1)
+            outputs, after = self.cells(vectors.reshape(-1, self.window, size))
+            return self.output(self.dropout(outputs).reshape(batch, time, -1)), after
+        outputs, after = self.cells(vectors, state)
+        return self.output(outputs), after

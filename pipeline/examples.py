@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.tasks.tagging import SIGNS
+from deploy.per_character import BLANK, SIGNS
 
 PICTURE = 64  # pixels at most, of a side
 SHOWN = 24  # items at most, of a kind
@@ -50,7 +50,7 @@ def examples(
     if task.metric.right_or_wrong:
         return _right_or_wrong(test, classes, statistics, predicted)
     if "token" in task.needs:
-        return _characters(test, classes, predicted)
+        return _places(test, classes, predicted, task.counted(test["text"]))
     return _by_score(test, statistics, task)
 
 
@@ -119,10 +119,14 @@ def line(text: np.ndarray) -> str:
     return bytes(text).rstrip(b"\0").decode("utf-8", "replace")
 
 
-def _characters(
-    test: dict[str, np.ndarray], classes: list[str], predicted: dict[str, list[str]]
+def _places(
+    test: dict[str, np.ndarray], classes: list[str], predicted: dict[str, list[str]], counted: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Places in texts whose label a deployed network tells otherwise than the trained one, in the texts' order."""
+    """Places in texts whose label a deployed network tells otherwise than the trained one, in the texts' order.
+
+    Args:
+        counted: at which bytes a label counts ``(n, longest)``.
+    """
     others: dict[tuple[int, int], dict[str, str]] = {}  # text and byte -> network -> what it says
     for network, texts in predicted.items():
         for i, (was, now) in enumerate(zip(predicted["trained"], texts)):
@@ -131,11 +135,11 @@ def _characters(
                     others.setdefault((i, at), {})[network] = _label(now[at], classes)
     kinds: dict[str, list[dict[str, Any]]] = {LOST: [], WON: [], OTHER: []}
     for (i, at), said in sorted(others.items()):
-        if _begins(test["text"][i, at]):
+        if counted[i, at]:
             truth = str(classes[int(test["token"][i, at])])
             trained = _label(predicted["trained"][i][at], classes)
             kind = LOST if trained == truth else WON if truth in said.values() else OTHER
-            place = _place(test["text"][i], at) | {"index": i, "truth": truth, "trained": trained}
+            place = _place(test["text"][i], counted[i], at) | {"index": i, "truth": truth, "trained": trained}
             kinds[kind].append(place | {"others": said})
     return [
         {"title": title, "changed": True, "all": len(places), "items": places[:PLACES]}
@@ -145,20 +149,15 @@ def _characters(
 
 
 def _label(sign: str, classes: list[str]) -> str:
-    """The class that the tagger's ``decode`` gave a sign."""
+    """The class that the task's ``decode`` gave a sign."""
     return "nothing finite" if sign == SIGNS[-1] else str(classes[SIGNS.index(sign)])
 
 
-def _begins(byte: int) -> bool:
-    """Whether a character begins there; at a byte that goes on with one no label counts."""
-    return byte & 0xC0 != 0x80
-
-
-def _place(text: np.ndarray, at: int) -> dict[str, str]:
-    """The character that begins at byte ``at``, with what stands around it."""
+def _place(text: np.ndarray, counted: np.ndarray, at: int) -> dict[str, str]:
+    """The character or word that byte ``at`` counts for, with what stands around it."""
     whole = bytes(text).rstrip(b"\0")
     end = at + 1
-    while end < len(whole) and whole[end] & 0xC0 == 0x80:
+    while end < len(whole) and not counted[end] and whole[end] > BLANK:
         end += 1
     before, changed, after = (part.decode("utf-8", "replace") for part in (whole[:at], whole[at:end], whole[end:]))
     return {"before": before[-AROUND:], "changed": changed, "after": after[:AROUND]}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants
 from torch import nn
 
 from deploy.contract import load_arrays, pack_arrays
@@ -35,6 +36,7 @@ from pipeline.recipe import Graph, Network, Project
 
 FEW = 4  # test examples that show what each graph is fed
 SHORT = 7  # the most of a free axis that is exported: recurrent layers are traced step by step
+LARGEST = 2**30  # bytes of a constant
 SHAPED = {  # of which every TensorRT in use documents `Shape`
     getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT32", "INT64", "BOOL")
 }
@@ -153,10 +155,14 @@ def to_onnx(network: nn.Module, examples: dict[str, np.ndarray], outputs: tuple[
             )
     except Exception as error:  # the exporter has no common class
         raise Refused(f"{type(network).__name__} cannot be exported: {error}") from None
+    # The exporter leaves what is computed of large weights alone: a recurrent operator's, in ONNX's order of gates.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of what it does not fold
+    fold_constants(program.model, input_size_limit=LARGEST, output_size_limit=LARGEST)  # type: ignore[union-attr]
     model = program.model_proto  # type: ignore[union-attr]  # without a file name it returns one
     _strip(model)
     _name_axes(model, axes)
     _shapes_from_casts(model.graph)
+    _name_cells(model.graph)
     return _with_shapes(model)
 
 
@@ -281,6 +287,12 @@ def _name_axes(model: onnx.ModelProto, axes: dict[str, dict[int, str]]) -> None:
                 dimension.dim_param = named
 
 
+def _name_cells(graph: onnx.GraphProto) -> None:
+    """Call recurrent operators, which the exporter names by how they were made, by what they are."""
+    for i, node in enumerate(node for node in graph.node if node.op_type in ("RNN", "LSTM", "GRU")):
+        node.name = f"node_{node.op_type.lower()}_{i}"
+
+
 def _shapes_from_casts(graph: onnx.GraphProto) -> None:
     """Take the shape of an input from a Cast of it, which comes first then; an input without one stays as it is."""
     # The exporter asks the raw input for its sizes; of uint8, no document says that TensorRT before 11 answers.
@@ -302,6 +314,10 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes as ONNX infers them: after a stack of recurrent layers the exporter notes the traced length as fixed."""
     noted = [onnx.ValueInfoProto.FromString(tensor.SerializeToString()) for tensor in model.graph.output]
     model.graph.ClearField("value_info")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _clear_shapes(attribute.g)
     for tensor in model.graph.output:
         tensor.type.tensor_type.ClearField("shape")
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -314,6 +330,13 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             if not now.dim_value and (not now.dim_param or now.dim_param.startswith("unk__")):
                 now.CopyFrom(then)  # what ONNX cannot infer, the exporter may know
     return model
+
+
+def _clear_shapes(body: onnx.GraphProto) -> None:
+    """A loop's body calls the batch by another name than the graph does, which is then taken for another size."""
+    body.ClearField("value_info")
+    for tensor in [*body.input, *body.output]:
+        tensor.type.tensor_type.ClearField("shape")
 
 
 def _io(tensors: Any) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from onnxconverter_common import float16
 from deploy.errors import Refused
 
 MOST = 65_504.0
+ZERO = onnx.helper.make_tensor("", onnx.TensorProto.FLOAT16, [1], [0.0])
 NEAR = MOST / 2  # one binary place of room for inputs that `calib` does not show
 
 
@@ -49,9 +50,11 @@ def to_fp16(fp32: Path, ranges: dict[str, list[float]]) -> tuple[bytes, dict[str
         converted = float16.convert_float_to_float16(
             model, min_positive_val=2.0**-24, max_finite_val=MOST, keep_io_types=True, node_block_list=[*kept, *turned]
         )
-    for node in converted.graph.node:  # the converter leaves a Cast of the network's own as it was
-        if node.op_type == "Cast" and node.name in casts - set(kept):
+    for node in converted.graph.node:  # the converter leaves as they were:
+        if node.op_type == "Cast" and node.name in casts - set(kept):  # a Cast of the network's own
             node.attribute[0].i = onnx.TensorProto.FLOAT16
+        if node.op_type == "ConstantOfShape" and not node.attribute and node.name not in kept:  # a state of zeros
+            node.attribute.append(onnx.helper.make_attribute("value", ZERO))
     converted.graph.ClearField("value_info")  # it kept types of tensors that are gone
     inferred = onnx.shape_inference.infer_shapes(converted)
     check_model(inferred, fp32)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deploy.per_character import BLANK
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 AUXILIARY = 0.3  # share of each auxiliary head's loss: Szegedy et al. 2015 (arXiv:1409.4842), section 5
@@ -49,6 +51,13 @@ def translation(logits: Tensor, examples: dict[str, Tensor], criterion: Criterio
 def tagging(logits: Tensor, examples: dict[str, Tensor], criterion: Criterion = functional.cross_entropy) -> Tensor:
     """Of each character; ``logits`` ``(batch, time, classes)``, padding left out."""
     told = examples["text"] != 0
+    return criterion(logits[told].to(torch.float32), examples["token"][told].long())
+
+
+def entities(logits: Tensor, examples: dict[str, Tensor], criterion: Criterion = functional.cross_entropy) -> Tensor:
+    """Of the first byte of each word, which alone the task reads; ``logits`` ``(batch, time, classes)``."""
+    of_a_word = examples["text"] > BLANK
+    told = of_a_word & ~functional.pad(of_a_word[:, :-1], (1, 0))
     return criterion(logits[told].to(torch.float32), examples["token"][told].long())
 
 

@@ -12,8 +12,8 @@ from deploy.contract import load_arrays
 from deploy.errors import Refused
 from deploy.files import read_json, write_bytes
 from deploy.measurement import read_measurement
+from deploy.per_character import SIGNS
 from deploy.tasks import load_task
-from deploy.tasks.tagging import SIGNS
 from pipeline.charts import within
 from pipeline.recipe import Graph, Project, Recipe
 
@@ -124,11 +124,11 @@ def _confusion(task: str, measurement: dict[str, Any], test: dict[str, np.ndarra
         return []
     networks = {"trained": measurement["trained"]} | measurement["targets"]
     predicted = {network: facts["predicted"] for network, facts in networks.items() if "predicted" in facts}
-    needs = load_task(task).needs
-    if "label" in needs:
+    module = load_task(task)
+    if "label" in module.needs:
         return confusion({network: np.array(row) for network, row in predicted.items()}, test["label"], classes)
-    if "token" in needs:  # a class a character, and of a character of several bytes the first counts
-        there = (test["text"] != 0) & ((test["text"] & 0xC0) != 0x80)
+    if "token" in module.needs:  # a class a character or word, and of its bytes the first counts
+        there = module.counted(test["text"])
         said = {network: _tokens(row, there.shape[1])[there] for network, row in predicted.items()}
         return confusion(said, test["token"][there], classes)
     return []

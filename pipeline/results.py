@@ -124,8 +124,8 @@ def _set_and_host(path: Path, folder: Path) -> str:
 
 def _kept(folder: Path) -> list[Path]:
     """Every host's file, of the starter set and of the others."""
-    files = [*folder.glob("*.json"), *folder.glob("*/*.json")]
-    return sorted(path for path in files if path.parent.name != "bench")
+    apart = {"bench", "boards"}  # benchmarks, and what boards measured
+    return sorted(path for path in folder.glob("**/*.json") if path.relative_to(folder).parts[0] not in apart)
 
 
 def _of_another_format(result: dict[str, Any]) -> str:

@@ -24,17 +24,33 @@ from torch import nn
 from deploy.contract import FIXED, FORMAT, pack_arrays
 from deploy.files import sha256, write_bytes, write_json
 from deploy.tasks import load_task
-from models.language_model import GRULanguageModel
+from models.language_model import LanguageModel
+from models.sequence_classifier import TextClassifier
 from pipeline.export import to_onnx
 from pipeline.network import graphs
+from pipeline.passages import stack
 
 TEXT = np.frombuffer(b"for name in names: print(name, end='')  \ndef add(one, two): return one + two" * 4, np.uint8)
+
+
+def text_bundle(folder: Path) -> Path:
+    """A classifier of texts at fp32, which knows a few words."""
+    torch.manual_seed(0)
+    texts = stack([b"a good film", b"a bad film", b"good good", b"bad bad , a film"])
+    network = TextClassifier(classes=2, cell="GRU", size=8, units=12, most=10)
+    network.fit(torch.from_numpy(texts))
+    with torch.no_grad():
+        network.output.weight *= 20
+    examples = {"text": texts, "label": np.array([1, 0, 1, 0])}
+    return write_bundle(
+        folder, "reviews", "classification", network.eval(), examples, {"time": [1, 16, 2048]}, ("bad", "good")
+    )
 
 
 def language_bundle(folder: Path, seed: int = 1, units: int = 24, recipe: str = "writer") -> Path:
     """A character language model at fp32."""
     torch.manual_seed(seed)
-    network = GRULanguageModel(size=8, units=units, layers=2, window=4).eval()
+    network = LanguageModel("GRU", size=8, units=units, layers=2, window=4).eval()
     network.fit(torch.from_numpy(TEXT.copy()))
     with torch.no_grad():
         network.output.weight *= 8  # else every byte is nearly as likely as every other
@@ -167,7 +183,7 @@ def write_bundle(
     """A bundle of what PyTorch exports, which takes seconds."""
     fed = dict(examples)
     if task == "language_model":
-        fed["state"] = np.zeros((20, network.gru.num_layers, network.gru.hidden_size), np.float32)
+        fed["state"] = np.zeros((20, len(network.cells.layers), network.cells.layers[0].width), np.float32)
     outputs = load_task(task).outputs
     models = {graph: to_onnx(part, fed, outputs[graph]) for graph, part in graphs(network, outputs).items()}
     return write_graphs(folder, recipe, task, models, examples, ranges, classes)

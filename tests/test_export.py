@@ -24,7 +24,7 @@ from models.attention import Encoder
 from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
 from models.scaled import Scaled
-from models.sequence_classifier import RowLSTM
+from models.sequence_classifier import RowClassifier
 from models.tagger import Tagger
 from pipeline import export as export_module
 from pipeline.boards.rules import facts
@@ -188,8 +188,8 @@ def texts(name: str, batch: int, length: int) -> dict[str, np.ndarray]:
 
 # What a graph of free sizes is made from: a network, its outputs, and what it is fed.
 FREE: dict[str, tuple[Callable[[], torch.nn.Module], tuple[str, ...], Callable[[int, int], dict[str, np.ndarray]]]] = {
-    "rows": (lambda: Scaled(RowLSTM((1, 8, 8), 10, units=16), (1, 8, 8)), ("logits",), rows),
-    "tagger": (lambda: Tagger(5, size=4, units=6), ("logits",), lambda *size: texts("text", *size)),
+    "rows": (lambda: Scaled(RowClassifier((1, 8, 8), 10, "LSTM", units=16), (1, 8, 8)), ("logits",), rows),
+    "tagger": (lambda: Tagger(5, "LSTM", size=4, units=6), ("logits",), lambda *size: texts("text", *size)),
     "encoder": (lambda: Encoder(6, 4), ("memory", "state"), lambda *size: texts("source", *size)),
 }
 

@@ -7,14 +7,14 @@ from models.gorner import GornerCNN
 from models.linear import SoftmaxRegression
 from models.resnet import BasicBlock, Block, CifarResNet, ResNet18
 from models.scaled import Scaled
-from models.sequence_classifier import RowLSTM
+from models.sequence_classifier import RowClassifier
 
 SMALL = (1, 8, 8)
 NETWORKS = {
     "softmax": lambda: SoftmaxRegression(SMALL, 10),
     "gorner narrow": lambda: GornerCNN(SMALL, 10),
     "gorner wide": lambda: GornerCNN(SMALL, 10, (6, 12, 24), first=6, dropout=0.25),
-    "rows": lambda: RowLSTM(SMALL, 10, units=24),
+    "rows": lambda: RowClassifier(SMALL, 10, "LSTM", units=24),
     "resnet": lambda: CifarResNet(SMALL, 10, blocks=1, width=4),
 }
 
@@ -40,7 +40,7 @@ def parameters(network: torch.nn.Module) -> int:
         (CifarResNet((3, 32, 32), 10, blocks=5), 464_154),
         (CifarResNet((3, 32, 32), 10, blocks=7), 658_586),
         (CifarResNet((3, 32, 32), 10, blocks=9), 853_018),
-        (RowLSTM((1, 28, 28), 10, units=128), 4 * 128 * (28 + 128 + 2) + 10 * 129),
+        (RowClassifier((1, 28, 28), 10, "LSTM", units=128), 4 * 128 * (28 + 128 + 2) + 10 * 129),
     ],
 )
 def test_parameter_counts_are_the_papers(network: torch.nn.Module, expected: int) -> None:
@@ -113,10 +113,10 @@ def test_a_block_whose_branch_gives_nothing_is_its_shortcut() -> None:
 
 
 def test_the_reader_of_rows_is_pytorchs_own_cell_and_reads_any_number_of_rows() -> None:
-    network = RowLSTM(SMALL, 10, units=5).double().eval()
+    network = RowClassifier(SMALL, 10, "LSTM", units=5).double().eval()
     cell = torch.nn.LSTMCell(8, 5).double()
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        getattr(cell, name).data = getattr(network.lstm, f"{name}_l0").data
+        getattr(cell, name).data = getattr(network.cells.layers[0], name).data
     for rows in (1, 8, 13):
         image = torch.rand(3, 1, rows, 8, dtype=torch.float64)
         state = None

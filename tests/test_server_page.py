@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from served import text_bundle
 
 from deploy.contract import load_examples, open_bundle
 from deploy.files import read_json
@@ -317,6 +318,26 @@ def test_a_line_is_translated_by_each_precision(page: Page) -> None:
     expect(section.locator("tbody td:nth-child(2)")).to_have_text([""] * 3)
 
 
+def test_a_text_is_judged_by_the_graph_alone(browser: Browser, tmp_path: Path) -> None:
+    """Bytes go in and a class comes out: the words are told apart inside the graph."""
+    text_bundle(tmp_path / "reviews")
+    bundle = open_bundle(tmp_path / "reviews")
+    run = open_onnxruntime(bundle.path(bundle.graphs["fp32"]["network"]))
+    page = made(browser)
+    with served(tmp_path / "reviews") as (root, _):
+        page.goto(root)
+        for text in ("a good film", "a bad, bad film", "größer", "good " * 400):
+            page.locator("#judge").get_by_label("text").fill(text)
+            logits = run({"text": np.frombuffer(text.encode(), np.uint8)[None]})["logits"][0].astype(np.float64)
+            shares = np.exp(logits) / np.exp(logits).sum()
+            told = f"{bundle.classes[shares.argmax()]}, {100 * shares.max():.1f} %"
+            expect(page.locator("#judge tbody td:nth-child(2)")).to_have_text([told])
+        page.locator("#judge").get_by_label("text").fill("")
+        expect(page.locator("#judge tbody td:nth-child(2)")).to_have_text([""])
+        assert page.said == []
+    page.context.close()
+
+
 def test_no_answer_is_told_and_what_differs_is_marked(browser: Browser, root: str) -> None:
     page = made(browser)
 
@@ -393,7 +414,7 @@ def test_a_model_of_another_task_is_listed_alone_and_no_text_becomes_markup(brow
     expect(page.locator(".models tbody tr").last).to_contain_text("not judged")
     assert page.locator("#draw").get_by_label("recipe").locator("option").all_inner_texts() == ["gorner_digits"]
     assert page.locator("main b, main img").count() == 0
-    for name in ("write", "translate", "tag"):
+    for name in ("judge", "write", "translate", "tag"):
         expect(page.locator(f"#{name}")).to_be_hidden()
     assert page.said == []
     page.context.close()

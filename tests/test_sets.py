@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import random
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from pipeline.recipe import load_project
 MIRROR = os.environ.get("PLUMBLINE_MIRROR")
 
 
-@pytest.mark.parametrize("folder", ["paper", "zoo", "zoo/imagenet"])
+@pytest.mark.parametrize("folder", ["paper", "paper/sequences", "zoo", "zoo/imagenet", "zoo/sequences"])
 def test_its_stages_are_the_starter_sets_and_its_params_pass(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,6 +45,13 @@ def test_the_zoo_has_every_convolutional_network_and_none_of_its_recipes_needs_a
     }
     for data in {data for project in sets for data in project.datasets}:
         assert all("package" in source for source in load_dataset(data).SOURCES.values())
+
+
+def test_the_zoo_has_every_cell_in_every_form() -> None:
+    recipes = load_project(ROOT / "zoo" / "sequences" / "params.yaml").recipes.values()
+    made = Counter((recipe.network.class_, recipe.network.arguments["cell"]) for recipe in recipes)
+    forms, cells = ("RowClassifier", "Tagger", "LanguageModel"), ("Elman", "Jordan", "LSTM", "PeepholeLSTM", "GRU")
+    assert made == dict.fromkeys(product(forms, cells), 1)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from deploy.runtimes import open_onnxruntime
 from deploy.state import carried, from_zero
 from models.resnet import CifarResNet
 from models.scaled import Scaled
-from models.sequence_classifier import RowLSTM
+from models.sequence_classifier import RowClassifier
 from pipeline.export import check_graph, example_feeds, to_onnx
 from pipeline.fp16 import to_fp16
 from pipeline.int8 import _alike, float_layers, residual_additions, to_int8
@@ -43,7 +43,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    network = Scaled(RowLSTM((1, 8, 8), 10, units=16), (1, 8, 8)).eval()
+    network = Scaled(RowClassifier((1, 8, 8), 10, "LSTM", units=16), (1, 8, 8)).eval()
     path = tmp_path_factory.mktemp("rows") / "network.onnx"
     model = to_onnx(network, DIGIT, ("logits",))
     check_graph(model, network, DIGIT, ("logits",))
@@ -236,7 +236,7 @@ def test_a_state_that_is_not_given_starts_at_zero_in_pytorch_and_deployed(tmp_pa
 
 
 def test_a_graph_of_another_network_is_refused(rows: Path) -> None:
-    other = Scaled(RowLSTM((1, 8, 8), 10, units=16), (1, 8, 8)).eval()
+    other = Scaled(RowClassifier((1, 8, 8), 10, "LSTM", units=16), (1, 8, 8)).eval()
     with pytest.raises(Refused, match="from the float64 network, expected at most"):
         check_graph(onnx.load(rows), other, DIGIT, ("logits",))
 
@@ -245,7 +245,7 @@ def test_an_axis_of_another_name_is_refused(rows: Path) -> None:
     model = onnx.load(rows)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "s77"
     with pytest.raises(Refused, match="image: its axis 2 is called 's77', expected the free axis 'time'"):
-        check_graph(model, Scaled(RowLSTM((1, 8, 8), 10, units=16), (1, 8, 8)).eval(), DIGIT, ("logits",))
+        check_graph(model, Scaled(RowClassifier((1, 8, 8), 10, "LSTM", units=16), (1, 8, 8)).eval(), DIGIT, ("logits",))
 
 
 def test_histograms_are_of_the_commonest_length() -> None:

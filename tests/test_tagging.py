@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from deploy.per_character import BATCH
 from deploy.run import Run
 from deploy.runtimes import open_onnxruntime
 from deploy.tasks import tagging as task
@@ -29,7 +30,7 @@ def texts(lengths: tuple[int, ...], longest: int) -> np.ndarray:
 
 def tagger() -> Tagger:
     torch.manual_seed(0)
-    network = Tagger(CLASSES, size=4, units=6)
+    network = Tagger(CLASSES, "LSTM", size=4, units=6)
     network.fit(torch.from_numpy(TEXT))
     return network.eval()
 
@@ -53,9 +54,10 @@ def statistics(run: Run, examples: dict[str, np.ndarray]) -> np.ndarray:
 def test_the_tagger_is_pytorchs_bidirectional_lstm_on_packed_texts() -> None:
     network = tagger()
     oracle = torch.nn.LSTM(4, 6, batch_first=True, bidirectional=True)
-    for lstm, suffix in ((network.forwards, ""), (network.backwards, "_reverse")):
+    [layer] = network.layers
+    for lstm, suffix in ((layer.forwards, ""), (layer.backwards, "_reverse")):
         for name, weight in lstm.named_parameters():
-            getattr(oracle, name + suffix).data.copy_(weight)
+            getattr(oracle, f"{name}_l0{suffix}").data.copy_(weight)
     told = 256 * 4 + 8 * 6 * (4 + 6 + 2) + CLASSES * (2 * 6 + 1)
     assert sum(p.numel() for p in network.parameters()) == told
     text = torch.from_numpy(TEXT)
@@ -103,7 +105,7 @@ def test_perfect_and_constant_runs() -> None:
 
 
 def test_batches_and_requests_are_as_long_as_their_texts_and_answers_as_the_examples() -> None:
-    text = texts(tuple(i % 7 + 1 for i in range(2 * task.BATCH + 3)), 40)
+    text = texts(tuple(i % 7 + 1 for i in range(2 * BATCH + 3)), 40)
     asked: list[tuple[int, ...]] = []
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -111,7 +113,7 @@ def test_batches_and_requests_are_as_long_as_their_texts_and_answers_as_the_exam
         return {"logits": np.ones((*inputs["text"].shape, CLASSES), np.float32)}
 
     logits = task.answer({"network": run}, {"text": text})["logits"]
-    assert asked == [(task.BATCH, 7), (task.BATCH, 7), (3, 4)]
+    assert asked == [(BATCH, 7), (BATCH, 7), (3, 4)]
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, np.broadcast_to((text != 0)[:, :, None], logits.shape))
     asked.clear()

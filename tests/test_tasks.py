@@ -47,6 +47,26 @@ def test_requests_ask_what_the_accuracy_run_asks() -> None:
     np.testing.assert_array_equal(np.concatenate([request()["logits"] for request in requests]), whole)
 
 
+def test_texts_are_asked_no_longer_than_the_longest_of_a_batch_and_one_character_at_least() -> None:
+    lengths = np.array([3, 1, 0] * 30)
+    text = np.where(np.arange(40) < lengths[:, None], 97, 0).astype(np.uint8)
+    text[-1, 6] = text[-1, 8] = 98  # a 0 before the end is no end
+    examples = {"text": text, "more": np.zeros((90, 5)), "label": np.zeros(90, np.int64)}
+    asked: list[tuple[tuple[int, ...], ...]] = []
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        asked.append((inputs["text"].shape, inputs["more"].shape))
+        return {"logits": np.stack([inputs["text"].sum(axis=1), np.zeros(len(inputs["text"]))], axis=1)}
+
+    logits = task.answer({"network": run}, examples)["logits"]
+    assert asked == [((64, 3), (64, 5)), ((26, 9), (26, 5))]
+    np.testing.assert_array_equal(logits[:, 0], text.sum(axis=1))
+    asked.clear()
+    for request in task.requests({"network": run}, examples):
+        request()
+    assert asked == [((1, length), (1, 5)) for length in [*[3, 1, 1] * 29, 3, 1, 9]]
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
 def test_score_is_the_share_of_right_units(right: list[bool]) -> None:
     assert task.score(np.array(right, dtype=float)[:, None]) == pytest.approx(100 * sum(right) / len(right))

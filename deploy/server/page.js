@@ -103,9 +103,10 @@ function form(model) {
   if (!bytes(input) || (model.inputs.length > 1 && model.task !== "language_model")) return null;
   const [shape, given] = [dims(input), dims(output)];
   if (model.task === "classification" && shape.length === 4 && shape[1] === 1 && (shape[2] ?? shape[3])) return "draw";
+  if (model.task === "classification" && shape.length === 2 && shape[1] === null && given.length === 2) return "judge";
   if (model.task === "language_model") return "write";
   if (model.task === "translation" && output.name === "greedy") return "translate";
-  if (model.task === "tagging" && shape.length === 2 && given.length === 3) return "tag";
+  if (["tagging", "entities"].includes(model.task) && shape.length === 2 && given.length === 3) return "tag";
   return null;
 }
 
@@ -129,7 +130,7 @@ async function start() {
   const counted = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
   if (served.length) tell(`${counted(served.length, "model")} of ${counted(recipes, "recipe")}.`);
   else tell("Nothing is served. Load a model, then reload this page.");
-  for (const [name, show] of Object.entries({ draw, write, translate, tag })) {
+  for (const [name, show] of Object.entries({ draw, judge, write, translate, tag })) {
     const fit = served.filter((model) => form(model) === name);
     const section = document.getElementById(name);
     section.hidden = !fit.length;
@@ -522,43 +523,58 @@ async function* events(body) {
   }
 }
 
+// ---- Judge
+
+/** A text's class, and its share. */
+function judge(section, models) {
+  const field = section.querySelector("input");
+  choose(section, models, (chosen) => {
+    const label = ({ data }) => chosen[0].classes[greatest(data)];
+    const share = ({ data }) => (100 * Math.max(...softmax(data))).toFixed(1);
+    lines(section, chosen, field, label, (answer) => `${label(answer)}, ${share(answer)} %`);
+  });
+}
+
+/** A line for each precision: what it answers to what is typed, `told` in full, and whether that is the first's. */
+function lines(section, chosen, field, answered, told = answered) {
+  const rows = new Map(
+    chosen.map((model) => {
+      const [line, note, time] = [make("span"), make("span", { className: "note" }), make("td")];
+      const head = make("th", { scope: "row", textContent: model.precision });
+      const row = make("tr", {}, head, make("td", {}, line, note), time);
+      return [model, { row, line, note, time, past: {} }];
+    }),
+  );
+  section.querySelector("tbody").replaceChildren(...[...rows.values()].map(({ row }) => row));
+  const send = newest(async (text) => {
+    const source = new TextEncoder().encode(text);
+    if (!source.length) {
+      for (const { line, note } of rows.values()) line.textContent = note.textContent = "";
+      section.querySelector(".error").textContent = section.querySelector(".unseen").textContent = "";
+      return;
+    }
+    const said = [];
+    await each(section, chosen, [1, source.length], source, (model, answer, first) => {
+      const { line, note, time, past } = rows.get(model);
+      line.textContent = answer ? told(answer) : "";
+      const differs = answer && answered(answer) !== answered(first);
+      line.className = differs ? "differs" : "";
+      note.textContent = differs ? " differs" : "";
+      if (!answer) return;
+      time.textContent = latency(medians(past, answer.ms));
+      said.push(`${model.precision}: ${line.textContent}`);
+    });
+    section.querySelector(".unseen").textContent = said.join(", ");
+  });
+  field.oninput = () => send(field.value);
+  send(field.value);
+}
+
 // ---- Translate
 
 function translate(section, models) {
   const field = section.querySelector("input");
-  choose(section, models, (chosen) => {
-    const rows = new Map(
-      chosen.map((model) => {
-        const [line, note, time] = [make("span"), make("span", { className: "note" }), make("td")];
-        const head = make("th", { scope: "row", textContent: model.precision });
-        const row = make("tr", {}, head, make("td", {}, line, note), time);
-        return [model, { row, line, note, time, past: {} }];
-      }),
-    );
-    section.querySelector("tbody").replaceChildren(...[...rows.values()].map(({ row }) => row));
-    const send = newest(async (text) => {
-      const source = new TextEncoder().encode(text);
-      if (!source.length) {
-        for (const { line, note } of rows.values()) line.textContent = note.textContent = "";
-        section.querySelector(".error").textContent = section.querySelector(".unseen").textContent = "";
-        return;
-      }
-      const said = [];
-      await each(section, chosen, [1, source.length], source, (model, answer, first) => {
-        const { line, note, time, past } = rows.get(model);
-        const differs = answer && answer.data.some((byte, i) => byte !== first.data[i]);
-        line.textContent = answer ? decoded(answer.data) : "";
-        line.className = differs ? "differs" : "";
-        note.textContent = differs ? " differs" : "";
-        if (!answer) return;
-        time.textContent = latency(medians(past, answer.ms));
-        said.push(`${model.precision}: ${line.textContent}`);
-      });
-      section.querySelector(".unseen").textContent = said.join(", ");
-    });
-    field.oninput = () => send(field.value);
-    send(field.value);
-  });
+  choose(section, models, (chosen) => lines(section, chosen, field, (answer) => decoded(answer.data)));
 }
 
 /** A line of UTF-8 bytes, 0 = padding at its end; bytes of 255 throughout are no answer. */
@@ -600,7 +616,8 @@ function tag(section, models) {
           place.text.textContent = place.note.textContent = "";
           return;
         }
-        const apart = coloured(place.text, text, likeliest(answer), likeliest(first), labels);
+        const said = [answer, first].map((of) => (model.task === "entities" ? words(likeliest(of), source) : likeliest(of)));
+        const apart = coloured(place.text, text, ...said, labels);
         const of = [...text].length;
         place.note.textContent = apart ? `${apart} of ${of} characters differ from ${first.precision}` : "";
         place.time.textContent = latency(medians(place.past, answer.ms));
@@ -615,6 +632,16 @@ function tag(section, models) {
 function likeliest({ shape, data }) {
   const classes = shape[2];
   return Array.from({ length: shape[1] }, (_, i) => greatest(data.slice(i * classes, (i + 1) * classes)));
+}
+
+/** The class of each byte where that of a word is said at its first byte: a blank is of class 0. */
+function words(classes, source) {
+  let kind = 0;
+  return classes.map((own, i) => {
+    if (source[i] <= 32) return (kind = 0);
+    if (i === 0 || source[i - 1] <= 32) kind = own;
+    return kind;
+  });
 }
 
 /** Fills `place` with `text` in runs of one class, a character's being its first byte's; how many are not `others`'. */

@@ -10,6 +10,7 @@
     details(statistics)             -> further readings of the same statistics by name: shown, never judged
     requests(runs, examples)        -> one call a unit, for the latency run
     drift(runs, examples)           -> one number a step ``(steps,)`` of one long run; only where there is a state
+    counted(text)                   -> at which bytes an answer counts ``(n, longest)``; only where ``token`` is needed
 
 A unit is what is independent: an image, a sentence, a file; never a token of a sentence. An answer that is not finite
 is never right.

@@ -1,6 +1,7 @@
 """One class an item. Unit: an item (an image, a row). Statistic: 1 where the answer is right, else 0.
 
-Examples hold the graph's inputs by name and ``label``, ``(n,)`` class indices.
+Examples hold the graph's inputs by name and ``label``, ``(n,)`` class indices. An input ``text`` is ``(n, longest)``,
+UTF-8 bytes, 0 after the end: the network gets no more of it than the longest text of a batch has.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,8 @@ def answer(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> dict[str, n
     Returns:
         ``{"logits": (n, classes)}`` in the runtime's own floating type.
     """
-    inputs = {name: array for name, array in examples.items() if name != "label"}
     parts = [
-        runs["network"]({name: array[start : start + BATCH] for name, array in inputs.items()})["logits"]
+        runs["network"](_inputs(examples, start, start + BATCH))["logits"]
         for start in range(0, len(examples["label"]), BATCH)
     ]
     return {"logits": np.concatenate(parts)}
@@ -61,8 +61,13 @@ def details(_: np.ndarray) -> dict[str, float]:
 
 def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Callable[[], object]]:
     """One call an item, at batch 1, with its input already cut out: what the latency run times."""
-    inputs = {name: array for name, array in examples.items() if name != "label"}
-    return [
-        partial(runs["network"], {name: array[i : i + 1] for name, array in inputs.items()})
-        for i in range(len(examples["label"]))
-    ]
+    return [partial(runs["network"], _inputs(examples, i, i + 1)) for i in range(len(examples["label"]))]
+
+
+def _inputs(examples: dict[str, np.ndarray], start: int, end: int) -> dict[str, np.ndarray]:
+    """The examples from ``start`` to ``end`` without their label; a text ends with the longest of them."""
+    inputs = {name: array[start:end] for name, array in examples.items() if name != "label"}
+    if "text" in inputs:
+        used = np.flatnonzero(inputs["text"].any(axis=0))
+        inputs["text"] = inputs["text"][:, : used[-1] + 1 if len(used) else 1]
+    return inputs
