@@ -1,7 +1,8 @@
 """Int8 inside the graph, in every form that a runtime takes; the best one on ``select`` is kept.
 
 ``int8-cpu``       layers: Q/DQ, uint8 activations, what ONNX Runtime's CPU kernels fuse, and right without VNNI too.
-                   LSTM: dynamic quantisation, ONNX Runtime's own operator. GRU has none and stays float32.
+                   LSTM: dynamic quantisation, ONNX Runtime's own operator. GRU and RNN have none: from ``WINS_FROM``
+                   units on they are also written out as equations (``int8_cells.py``); smaller ones stay float32.
 ``int8-tensorrt``  Q/DQ, symmetric int8, zero-points 0: what TensorRT takes. It has no int8 LSTM, GRU or RNN.
 
 Only the inputs of a layer are quantized: its output then meets its activation in float and both fuse, and the last
@@ -33,6 +34,7 @@ from onnxruntime.quantization import (
 
 from deploy.errors import Refused
 from pipeline.fp16 import check_model
+from pipeline.int8_cells import quantize_steps, why_not, write_out
 
 LAYERS = ["Conv", "Gemm", "MatMul"]
 RECURRENT = ["LSTM", "GRU", "RNN"]
@@ -59,6 +61,18 @@ WEIGHTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # An LSTM's weights become int8 whatever is asked for (onnxruntime 1.31), and 8 bits saturate without VNNI.
 DYNAMIC: dict[str, dict[str, Any]] = {"7-bit int8 a channel": NARROW}
+# Units from which a GRU or RNN is the faster in int8. Its time as a share of the float32 operator's, Q/DQ as it is
+# written here; medians, interleaved, batch 1, one thread, as many inputs as units, ONNX Runtime 1.31 on a processor
+# with AVX-512 VNNI and 2 MiB of second-level cache. Scales found while it runs take the same time to 0.02-0.09.
+#                     96    256    384    512 units    3 layers of 512
+#   GRU,  1 step     1.70   0.77   0.33   0.33         0.36
+#   GRU, 32 steps    3.88   1.08   0.57   0.12         0.26
+#   RNN,  1 step     1.61   1.14   0.75   0.45         0.37
+#   RNN, 32 steps    1.86   0.66   0.46   0.35         0.33
+# Other work ran beside it: GRU of 512 at 32 steps came to 0.12-0.27 in four runs, at 1 step to 0.29-0.36. In a trained
+# language model of one such layer: 0.35 and 0.27 of the whole graph's time, 0.26 of its file.
+# An earlier trial on another processor, GRU of 512: 0.94 at 1 step, 0.68 at 32, and slower below 256.
+WINS_FROM = 384
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -83,7 +97,8 @@ def to_int8(
             of TensorRT); then the smaller error.
 
     Returns:
-        The best graph's bytes, all ``candidates``, best first, and the nodes left in ``float32``.
+        The best graph's bytes, all ``candidates``, best first, the nodes left in ``float32``, and ``why``, for people;
+        empty where there are none.
 
     Raises:
         Nothing: the graph has no layer to quantize.
@@ -99,12 +114,14 @@ def to_int8(
             f"Deploy fp16 there{', or int8 with ONNX Runtime on a CPU' if every_lstm else ''}"
         )
     found = {node.op_type for node in model.graph.node}
-    if not found & {*LAYERS, "LSTM"}:
+    cells = {n.name or n.output[0]: _why_float(model, n, found) for n in recurrent if n.op_type != "LSTM"}
+    whole = bool(cells) and not any(cells.values())
+    if not found & {*LAYERS, "LSTM"} and not whole:
         raise Nothing(
             f"{fp32.name}: no {', '.join(LAYERS)}, LSTM in it to quantize; it has {', '.join(sorted(found))}. "
             f"Take {precision} out of the recipe's `precisions`"
         )
-    forms = _dynamic_forms(found) if "LSTM" in found else _static_forms(model, precision)
+    forms = _dynamic_forms(found) if "LSTM" in found else _static_forms(model, precision, whole)
     candidates: list[tuple[tuple[float, int, float], bytes, dict[str, Any]]] = []
     failed: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -123,8 +140,36 @@ def to_int8(
     if not candidates:
         raise Refused(failed[0]["reason"])
     candidates.sort(key=lambda candidate: candidate[0])
-    told_float = [node.name for node in recurrent if node.op_type != "LSTM"]
-    return candidates[0][1], {"candidates": [facts for _, _, facts in candidates] + failed, "float32": told_float}
+    tried = [facts for _, _, facts in candidates] + failed
+    left = [] if tried[0].get("cells") else list(cells)
+    return candidates[0][1], {"candidates": tried, "float32": left, "why": _why(cells, tried) if left else ""}
+
+
+def _why_float(model: onnx.ModelProto, node: onnx.NodeProto, found: set[str]) -> str:
+    """Why a GRU or RNN is not tried in int8; empty where nothing stands against it."""
+    if "LSTM" in found:
+        return "it is beside an LSTM, whose graph is quantized while it runs, by a quantizer that has no other cell"
+    why = why_not(model, node, WINS_FROM)
+    small = why and not why_not(model, node, 0)
+    return f"{why} (`WINS_FROM` in pipeline/int8.py)" if small else why
+
+
+def _why(cells: dict[str, str], tried: list[dict[str, Any]]) -> str:
+    """Why these GRUs and RNNs stayed float32, those with one reason together.
+
+    Args:
+        cells: node -> what stood against it.
+        tried: the candidates, best first, then those that failed.
+    """
+    if any(cells.values()):
+        reasons = {why: [name for name, of in cells.items() if of == why] for why in cells.values()}
+        other = "all cells of a graph are written out, or none"
+        return "; ".join(f"{', '.join(names)}: {why or other}" for why, names in reasons.items())
+    kept, lost = tried[0], next(facts for facts in tried if facts.get("cells"))
+    if "reason" in lost:
+        return f"in int8 they cannot be had: {lost['reason']}"
+    how = "score" if lost["score"] != kept["score"] else "error_mean"
+    return f"with them in int8 the {how} on select is {lost[how]:.6g}, without {kept[how]:.6g}"
 
 
 def float_layers(graph: Path) -> list[str]:
@@ -132,8 +177,17 @@ def float_layers(graph: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "optimised.onnx"
         _resave(graph, path, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
-        names = {*LAYERS, *(f"Fused{layer}" for layer in LAYERS)}
-        return [f"{node.op_type} {node.name}" for node in onnx.load(path).graph.node if node.op_type in names]
+        names = {*LAYERS, *(f"Fused{layer}" for layer in LAYERS), *RECURRENT}
+        return [f"{node.op_type} {node.name}" for node in _all_nodes(onnx.load(path).graph) if node.op_type in names]
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of graphs inside it too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
 
 
 def residual_additions(model: onnx.ModelProto) -> dict[str, str]:
@@ -171,13 +225,34 @@ def _dynamic_forms(found: set[str]) -> Iterator[tuple[dict[str, Any], Callable[[
 
 
 def _static_forms(
-    model: onnx.ModelProto, precision: str
+    model: onnx.ModelProto, precision: str, whole: bool
 ) -> Iterator[tuple[dict[str, Any], Callable[[Path, Path, Feeds], None]]]:
+    """
+    Args:
+        whole: whether every GRU and RNN can be written out: then that is tried too.
+    """
+    layers = any(node.op_type in LAYERS for node in model.graph.node)
+    for weights, how in WEIGHTS[precision].items():
+        if layers:
+            yield from _calibrated(model, weights, how, {}, lambda graph: graph)
+        if whole and how.get("per_channel"):
+            written = write_out(model, WINS_FROM)
+            kinds = {node.op_type for node in model.graph.node} & {"GRU", "RNN"}
+            told = f"{weights}, {' and '.join(sorted(kinds))} too"
+            yield from _calibrated(written, told, how, {"cells": "int8"}, quantize_steps)
+
+
+def _calibrated(
+    model: onnx.ModelProto,
+    weights: str,
+    how: dict[str, Any],
+    facts: dict[str, Any],
+    after: Callable[[onnx.ModelProto], onnx.ModelProto],
+) -> Iterator[tuple[dict[str, Any], Callable[[Path, Path, Feeds], None]]]:
+    """One way of weights with every way of ranges; ``after`` is done to what the quantizer made of ``model``."""
     branches = residual_additions(model)
     sides = ("both sides", "the shortcut's side") if branches else ("",)
-    for (weights, how), (calibration, ranges), side in itertools.product(
-        WEIGHTS[precision].items(), CALIBRATIONS.items(), sides
-    ):
+    for (calibration, ranges), side in itertools.product(CALIBRATIONS.items(), sides):
         types = [*LAYERS, "Add"] if side else LAYERS
         extra = {"OpTypesToExcludeOutputQuantization": types}
         extra |= ranges.get("extra_options", {}) | how.get("extra_options", {})
@@ -190,11 +265,13 @@ def _static_forms(
             fp32: Path, path: Path, feeds: Feeds, types: list[str] = types, options: Any = options, side: str = side
         ) -> None:
             alike = _alike(feeds) if options["calibrate_method"] == CalibrationMethod.Percentile else feeds
-            _quietly(fp32, lambda: quantize_static(fp32, path, _Reader(alike), QuantFormat.QDQ, types, **options))
+            onnx.save(model, path)
+            _quietly(fp32, lambda: quantize_static(path, path, _Reader(alike), QuantFormat.QDQ, types, **options))
             if side == "the shortcut's side":
                 _leave_branches_float(path, branches)
+            onnx.save(after(onnx.load(path)), path)
 
-        yield {"weights": weights, "calibration": calibration} | ({"additions": side} if side else {}), make
+        yield {"weights": weights, "calibration": calibration} | facts | ({"additions": side} if side else {}), make
 
 
 def _leave_branches_float(path: Path, branches: dict[str, str]) -> None:

@@ -85,11 +85,11 @@ def keep_benchmark(root: Path, name: str, lines: str) -> None:
 
 def with_tables(readme: str, folder: Path) -> str:
     """``readme`` with its blocks made anew from ``results/``:
-    ``<host>.json``, ``paper/<host>.json``, ``bench/<name>.json``.
+    ``<host>.json``, ``paper/**/<host>.json``, ``bench/<name>.json``.
     """
     made = {
         "results": "\n".join(_first(path) for path in sorted(folder.glob("*.json"))),
-        "paper-results": "\n".join(_block(path) for path in sorted((folder / "paper").glob("*.json"))),
+        "paper-results": "\n".join(_block(path) for path in sorted((folder / "paper").glob("**/*.json"))),
         "bench": "\n".join(_benchmark(read_json(path)) for path in sorted((folder / "bench").glob("*.json"))),
     }
     for kind, block in BLOCKS.items():

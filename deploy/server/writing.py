@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy import sampling
 from deploy.errors import Refused
 from deploy.run import one_by_one
 from deploy.server.batching import INLINE_S
@@ -223,26 +224,15 @@ class Writer:
 
 
 def draw(texts: Sequence[Text]) -> list[int]:
-    """The next byte of each text, from its ``logits``; a text has no byte 0.
+    """The next byte of each text, from its ``logits``.
 
     Raises:
         Refused: logits that are not finite.
     """
     wishes = [text.wish for text in texts]
-    logits = np.array([text.logits for text in texts], np.float64)
-    logits[:, 0] = -np.inf
-    likeliest = logits.argmax(axis=1).tolist() if any(wish.temperature == 0 for wish in wishes) else wishes
-    logits -= logits.max(axis=1, keepdims=True)
-    for row, wish in zip(logits, wishes):
-        if 0 < wish.top < len(row):
-            row[row < np.partition(row, -wish.top)[-wish.top]] = -np.inf
-        if wish.temperature not in (0, 1):
-            with np.errstate(over="ignore"):  # at 1e-300 all but the likeliest become impossible
-                row /= wish.temperature
-    sums = np.exp(logits).cumsum(axis=1)
-    if not np.isfinite(sums[:, -1]).all():
-        raise Refused("logits: not finite, expected numbers. The network overflows: serve another precision of it.")
-    return [
-        int(row.searchsorted(text.chance() * row[-1], "right")) if text.wish.temperature else best
-        for text, row, best in zip(texts, sums, likeliest)
-    ]
+    return sampling.draw(
+        np.array([text.logits for text in texts]),
+        [wish.temperature for wish in wishes],
+        [wish.top for wish in wishes],
+        [text.chance for text in texts],
+    )
