@@ -270,7 +270,12 @@ def turned(seed: int) -> dict[str, np.ndarray]:
 
 
 def chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "GRU", best: str = "int8", head: bool = True
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str = "GRU",
+    best: str = "int8",
+    head: bool = True,
+    other: float = 1.0,
 ) -> tuple[onnx.ModelProto, dict]:
     """What ``to_int8`` makes of two cells, where ``select`` likes them ``best``, in int8 or in float32."""
     monkeypatch.setattr(int8, "WINS_FROM", UNITS)
@@ -280,7 +285,7 @@ def chosen(
 
     def judge(path: Path) -> tuple[float, float]:
         told = "int8" if any(node.op_type == "Scan" for node in onnx.load(path).graph.node) else "float32"
-        return (2.0 if told == best else 1.0), 0.1
+        return (2.0 if told == best else other), 0.1
 
     made, facts = to_int8(fp32, "int8-cpu", feeds, judge, True)
     return onnx.load_from_string(made), facts
@@ -306,6 +311,16 @@ def test_where_the_better_score_is_float32s_the_report_tells(tmp_path: Path, mon
     assert [node.op_type for node in model.graph.node].count("GRU") == 2
     assert facts["float32"] == ["cell 0", "cell 1"]
     assert facts["why"] == "with them in int8 the score on select is 1, without 2"
+
+
+@pytest.mark.parametrize(("other", "told"), [(1.999, "int8"), (1.99, "float32")])
+def test_a_score_that_is_nearly_the_best_is_good_enough_for_cells_in_int8(
+    other: float, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, facts = chosen(tmp_path, monkeypatch, best="float32", other=other)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Scan" if told == "int8" else "GRU") == 2
+    assert bool(facts["float32"]) == (told == "float32")
 
 
 def test_a_graph_of_cells_alone_can_be_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

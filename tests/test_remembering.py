@@ -201,7 +201,7 @@ def test_learning_is_steps_of_a_batch_each_clipped() -> None:
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= 0.1 * gradient * min(1.0, 0.3 / norm)
-        losses.append(float(loss))
+        losses.append(loss.item())
         norms.append(norm)
     assert came["curve"] == pytest.approx([np.mean(losses[: memory.EVERY]), np.mean(losses[memory.EVERY :])], rel=1e-3)
     assert (came["norm"], came["longest"]) == pytest.approx((np.median(norms), max(norms)), rel=1e-2)
@@ -226,7 +226,8 @@ def test_a_gated_cell_learns_to_add_and_to_copy() -> None:
     assert copied["loss"] > 0.9 and 5 < copied["right"] < 25  # of 8 symbols, next to nothing is learned yet
 
 
-def test_processes_learn_what_one_learns_in_the_order_asked() -> None:
+def test_a_process_learns_what_this_one_learns_in_the_order_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cpu_count", lambda: 1)
     runs = [replace(SMALL, steps=5, cell=cell, length=length) for cell, length in (("Elman", 4), ("Jordan", 6))]
     assert memory.learn_all(runs) == [memory.learn(run) for run in runs]
 
@@ -327,16 +328,17 @@ def test_where_nothing_learns_or_grows_it_says_so(recorded: dict) -> None:
     for of in recorded["gradients"].values():
         for each in of:
             each["norm"] = [0.5**d for d in range(1, 101)]
-    text = memory_page.page(recorded)["README.md"]
-    assert "by the number of blanks: 1: none; 10: none; 30: none." in text
-    assert "not clipped, 0 of 6 trainings diverged and none learned anything" in text
-    assert "It grows in none of Elman's." in text
+    of = recorded["settings"]
+    assert memory_page.learned_sentence(recorded["runs"], of, COPYING).endswith("1: none; 10: none; 30: none.")
+    text = memory_page.descent_sentence(recorded["descents"])
+    assert text.count("0 of 6 trainings diverged and none learned anything") == 2
+    assert memory_page.gradient_sentence(recorded["gradients"]).endswith("It grows in none of Elman's.")
 
 
 def test_a_clipped_training_that_diverged_is_no_row(recorded: dict) -> None:
     recorded["runs"][0]["diverged"] = 5
     with pytest.raises(Refused, match="Elman, adding, 10: diverged at step 5"):
-        memory_page.page(recorded)
+        memory_page.table(recorded["runs"], recorded["settings"], ADDING)
 
 
 def test_the_numbers_are_not_taken_for_what_a_host_measured(tmp_path: Path) -> None:
