@@ -58,6 +58,8 @@ bench: $(VENV)/installed
 	python -m benchmarks.training
 	python -m benchmarks.cost
 	python -m benchmarks.textbook
+	python -m benchmarks.memory
+	python -m benchmarks.sequences
 	python -m benchmarks.engines
 	python -m benchmarks.kit
 	python -m benchmarks.page

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from benchmarks.memory import Run
 from benchmarks.memory_page import ADDING, COPYING, OWN
 from deploy.errors import Refused
 from models.recurrent import build_cell
+from pipeline.recipe import load_project
 from pipeline.results import _kept
 
 SMALL = Run(ADDING, "Elman", 6, seed=1, rate=0.003, steps=60)
@@ -320,6 +322,21 @@ def test_the_page_says_what_the_numbers_say(recorded: dict) -> None:
     assert said["gradients.svg"]["LSTM, forget bias + 5"] == 1 and said["gradients.svg"]["orthogonal"] == 1
 
 
+def test_the_page_and_its_numbers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: dict) -> None:
+    monkeypatch.setattr(memory, "load_project", lambda: replace(load_project(ROOT / "params.yaml"), root=tmp_path))
+    monkeypatch.setattr(memory, "commit_of", lambda root: "0123456789")
+    monkeypatch.setattr(memory, "learn_all", lambda runs: recorded["runs"] + recorded["descents"])
+    memory.main()
+    kept = json.loads((tmp_path / memory_page.NUMBERS).read_text())
+    assert kept["runs"] == recorded["runs"] and kept["descents"] == recorded["descents"]
+    written = tmp_path / "results" / "memory"
+    assert {path.name: path.read_text() for path in written.iterdir()} == memory_page.page(kept)
+    page = (written / "README.md").read_text()
+    link = re.search(r"\[Every number\]\((.+?)\)", page)[1]
+    assert "commit `0123456789`" in page and (written / link).resolve() == tmp_path / memory_page.NUMBERS
+    assert _kept(tmp_path / "results") == []  # they are not taken for what a host measured
+
+
 def test_where_nothing_learns_or_grows_it_says_so(recorded: dict) -> None:
     for each in recorded["runs"]:
         each["loss"] = 1.0
@@ -339,10 +356,3 @@ def test_a_clipped_training_that_diverged_is_no_row(recorded: dict) -> None:
     recorded["runs"][0]["diverged"] = 5
     with pytest.raises(Refused, match="Elman, adding, 10: diverged at step 5"):
         memory_page.table(recorded["runs"], recorded["settings"], ADDING)
-
-
-def test_the_numbers_are_not_taken_for_what_a_host_measured(tmp_path: Path) -> None:
-    file = tmp_path / memory_page.NUMBERS
-    file.parent.mkdir(parents=True)
-    file.write_text("{}")
-    assert _kept(tmp_path / "results") == []
