@@ -39,7 +39,7 @@ UNITS, BATCH, STEPS, EVERY = 64, 32, 2_200, 50  # steps: of each training, and t
 CLIP = 1.0  # the most that all gradients of a step are long together
 SEEDS = (1, 2)
 HELD = 2_000  # sequences on which nothing was trained
-RATES = {  # Adam's; of 0.003 and 0.01 that of the lesser errors in trials of about as many steps; see the page on 0.001
+RATES = {  # Adam's; of 0.003 and 0.01 that of the lesser errors in trials of about as many steps
     "Elman": 0.003,
     "Jordan": 0.003,
     "LSTM": 0.01,
@@ -124,9 +124,10 @@ def copying(batch: int, blank: int, random: torch.Generator) -> tuple[Tensor, Te
 
 
 def guess(problem: str, length: int) -> float:
-    """The loss of the best that can be said without memory.
+    """The loss of the best guess that reads no symbol and no number.
 
-    Of the adding problem 1, whatever is read: the variance of the sum of two even numbers is left, 1/6. Of the copying
+    Of the adding problem 1: the variance of the sum of two numbers spread evenly from 0 to 1 is left, 1/6. Who sees the
+    last number and its mark, and remembers nothing, gains ``1 / (12 (length - length // 2))`` on that. Of the copying
     problem blanks, and then any of the symbols: ``10 ln 8 / (blank + 20)`` nats a place.
     """
     return 1 / 6 if problem == ADDING else REMEMBERED * math.log(SYMBOLS) / (length + 2 * REMEMBERED)

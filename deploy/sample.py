@@ -1,4 +1,4 @@
-"""Let a deployed language model write: its graph reads a character a call, and its state is carried from call to call.
+"""Let a deployed language model write: its graph reads a byte a call, and its state is carried from call to call.
 
 ``python -m deploy.sample BUNDLE --start TEXT`` writes the start and what comes after it to standard output, as it
 comes. The same seed, temperature and precision give the same text, here and from the server (``deploy.server``).
@@ -109,7 +109,7 @@ def open_writer(bundle: Bundle, precision: str) -> Run:
 
 def longest(bundle: Bundle) -> int:
     """Of how many bytes a call is at most, of those that the bundle foresees."""
-    return bundle.ranges["time"][2]
+    return bundle.ranges.get("time", [1, 1, 1])[2]
 
 
 def write(run: Run, start: bytes, characters: int, temperature: float, seed: int, piece: int = 1) -> Iterator[str]:

@@ -22,7 +22,7 @@ def draw(
     """
     logits = logits.astype(np.float64)
     logits[:, 0] = -np.inf
-    likeliest = temperatures if all(temperatures) else logits.argmax(axis=1).tolist()
+    likeliest = logits.argmax(axis=1).tolist()
     logits -= logits.max(axis=1, keepdims=True)
     for row, temperature, top in zip(logits, temperatures, tops):
         if 0 < top < len(row):

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from deploy.errors import Refused
 from deploy.runtimes import open_onnxruntime
+from models.sequence_classifier import RowClassifier
 from pipeline import int8
+from pipeline.export import to_onnx
 from pipeline.int8 import Feeds, float_layers, to_int8
 from pipeline.int8_cells import BODY, quantize_steps, why_not, write_out
 from pipeline.section import _kept_float, _why_float
@@ -352,3 +356,15 @@ def test_all_cells_of_a_graph_or_none(tmp_path: Path, monkeypatch: pytest.Monkey
     assert facts["float32"] == ["cell 0", "cell 1"] and len(facts["candidates"]) == 4
     first = "cell 0: all cells of a graph are written out, or none"
     assert facts["why"] == f"{first}; cell 1: its reset gate comes before the product"
+
+
+def test_a_cell_that_is_a_loop_stays_and_the_report_says_why(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rows = RowClassifier((1, 4, 4), 3, "Jordan", units=UNITS).eval()
+    image = {"image": np.random.default_rng(0).random((4, 1, 4, 4)).astype(np.float32)}
+    onnx.save(to_onnx(rows, image, ("logits",)), tmp_path / "network.onnx")
+    _, facts = to_int8(tmp_path / "network.onnx", "int8-cpu", [image], lambda path: (1.0, 0.1), True)
+    [cell] = facts["float32"]
+    assert facts["why"] == f"{cell}: it is a Scan, and the quantizer reads no graph inside a graph"
+    with pytest.raises(Refused, match=re.escape(f"Scan {cell!r}: TensorRT has no int8 form of it")):
+        to_int8(tmp_path / "network.onnx", "int8-tensorrt", [image], lambda path: (1.0, 0.1), True)
