@@ -136,11 +136,13 @@ def test_the_network_learns_two_lines_and_the_task_says_so() -> None:
     examples = {"source": source.numpy(), "target": target.numpy()}
     runs = open_network(network, task.outputs)
     assert task.score(task.observe(task.answer(runs, examples), examples)) == 0
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     wanted = functional.pad(target, (0, 1)).long().flatten()
-    for _ in range(200):
+    for _ in range(2000):  # about 700 are enough; how many, depends on the processor
         loss = functional.cross_entropy(network(source, target).flatten(0, 1), wanted)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if loss < 0.005:
+            break
     assert task.score(task.observe(task.answer(runs, examples), examples)) == 100
