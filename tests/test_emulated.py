@@ -66,7 +66,9 @@ def measure_on(machine: list[str], bundles: list[Path], out: Path) -> Measured:
 def started(machine: list[str], program: str, *words: str, folder: Path = ROOT) -> str:
     bare = {"PATH": "", "OMP_NUM_THREADS": "1"}  # this machine's GPU is none of the other's
     asked = [*machine, "-B", "-c", program, *words]
-    done = subprocess.run(asked, cwd=folder, env=bare, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        asked, cwd=folder, env=bare, capture_output=True, text=True, timeout=900
+    )  # minutes, on a slow host
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -78,10 +80,10 @@ def absent(why: object) -> NoReturn:
 
 
 def cut(bundle: Path, folder: Path) -> Path:
-    """A copy of the first units, of a language model without its long run, which takes a minute here."""
+    """A copy of the first units, of texts their beginnings, of a language model without its long run: minutes here."""
     shutil.copytree(bundle, folder)
     contract = read_json(folder / "contract.json")
-    longest = LONGEST if contract["task"] == "language_model" else None
+    longest = LONGEST if contract["task"] in ("language_model", "tagging") else None
     for file in ("examples/test.npz", "answers/float32.npz", "answers/float64.npz"):
         arrays = {name: array[:UNITS] for name, array in load_arrays(folder / file).items() if name != "drift"}
         shorter = {name: array[:, :longest] if array.ndim > 1 else array for name, array in arrays.items()}
