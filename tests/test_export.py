@@ -232,7 +232,7 @@ def test_sizes_are_read_from_casts_and_every_answer_is_the_same_to_the_bit(name:
         [node.input[0] in inputs for node in onnx.load_from_string(data).graph.node if node.op_type == "Shape"]
         for data in (before, after)
     ]
-    assert len(asked[0]) == len(asked[1]) and sum(asked[0]) == 2 and not any(asked[1])
+    assert len(asked[0]) == len(asked[1]) and any(asked[0]) and not any(asked[1])
     onnx.checker.check_model(onnx.load_from_string(after), full_check=True)
     for optimise in (True, False):
         one, other = (open_onnxruntime(data, optimise=optimise) for data in (before, after))
