@@ -5,10 +5,12 @@
 The cells of ``models/cells.py``, as many inputs as units and weights as they start, are exported and put into every
 form that the stages make for a processor. What is compared is timed in turn in one process, in random order in each
 round: the deployed forms with the cell in PyTorch and with PyTorch's own layer of the same weights; a sequence with a
-dense layer of as many products, which takes all places at once, as an image's; and the project's own ``run`` with
-onnxruntime alone. Writes ``results/sequences/``, and the page's numbers.
+dense layer of as many products, which takes all places at once, as an image's; the project's own ``run`` with
+onnxruntime alone; and the cells that are written out in int8, of several sizes, with their operators in fp32. Writes
+``results/sequences/``, and the page's numbers.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
@@ -46,6 +49,7 @@ PYTORCHS = {"Elman": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # PyTorch's layers
 UNITS = (512, 64)
 LENGTHS = (1, 8, 32, 128)
 BATCHES, LENGTH = (1, 4, 16, 64), 32  # of the largest cells, at this length
+WRITTEN_OUT, SIZES = ("Elman", "GRU"), (96, 256, 384, 512)  # in int8 whether the stage would make it or not
 OUTPUTS = ("outputs", "next_state")
 FEW = 4  # sequences that int8 is calibrated on and fp16's ranges are taken from
 SECONDS, ROUNDS = 3.0, (32, 400)  # of each comparison's timed rounds: about, and at least and most
@@ -129,8 +133,10 @@ def opened(cell: str, sequence: Sequence, fp32: Path) -> tuple[dict[str, Run], d
     if cell in PYTORCHS:
         runs[OWN] = open_pytorch(PyTorchs(cell, sequence).eval(), OUTPUTS)
     runs[FP32] = open_onnxruntime(fp32)
-    few = [feed(sequence, 1, 8, seed) for seed in range(FEW)]
-    ways: dict[str, Callable[[], bytes]] = {FP16: partial(_fp16, fp32, few), INT8: partial(_int8, fp32, few, trained)}
+    ways: dict[str, Callable[[], bytes]] = {
+        FP16: partial(_fp16, fp32, sequence),
+        INT8: partial(_int8, fp32, sequence, trained),
+    }
     for name, make in ways.items():
         try:
             runs[name] = open_onnxruntime(make())
@@ -140,12 +146,17 @@ def opened(cell: str, sequence: Sequence, fp32: Path) -> tuple[dict[str, Run], d
     return runs, absent
 
 
-def _fp16(fp32: Path, few: Feeds) -> bytes:
-    return to_fp16(fp32, activation_ranges(fp32, few))[0]
+def _few(sequence: Sequence) -> Feeds:
+    return [feed(sequence, 1, 8, seed) for seed in range(FEW)]
 
 
-def _int8(fp32: Path, few: Feeds, trained: Run) -> bytes:
+def _fp16(fp32: Path, sequence: Sequence) -> bytes:
+    return to_fp16(fp32, activation_ranges(fp32, _few(sequence)))[0]
+
+
+def _int8(fp32: Path, sequence: Sequence, trained: Run) -> bytes:
     """The form with the fewest layers left in float, as the stage takes it where all are as accurate."""
+    few = _few(sequence)
 
     def judge(graph: Path) -> tuple[float, float]:
         deployed = open_onnxruntime(graph)
@@ -228,6 +239,21 @@ def measure(cell: str, units: int, folder: Path, bar: Any) -> dict[str, Any]:
     return told
 
 
+def measure_size(cell: str, units: int, folder: Path) -> list[dict[str, Any]]:
+    """Rows of one cell in fp32 and written out in int8, whatever its size: at one step, and at ``LENGTH``."""
+    torch.manual_seed(0)
+    sequence = Sequence(cell, units).eval()
+    graph = export(sequence, folder)
+    with patch("pipeline.int8.WINS_FROM", 0):
+        int8 = _int8(graph, sequence, open_pytorch(sequence, OUTPUTS))
+    runs = {FP32: open_onnxruntime(graph), INT8: open_onnxruntime(int8)}
+    rows = []
+    for length in (1, LENGTH):
+        latency_s = compare({name: partial(run, feed(sequence, 1, length)) for name, run in runs.items()})
+        rows.append(row(latency_s, FP32, cell=cell, units=units, length=length))
+    return rows
+
+
 def elsewhere(host: Mapping[str, Any]) -> dict[str, str]:
     """Target -> why it is not measured, of those that do not run on a processor."""
     away = [name for name in target_names() if not name.startswith("onnxruntime-cpu")]
@@ -245,9 +271,10 @@ def main() -> None:
     root, host = load_project().root, describe()
     commit, date = commit_of(root), datetime.now(UTC).date().isoformat()
     facts: dict[str, Any] = {"date": date, "commit": commit, "host": host, "settings": settings()}
-    facts |= {"lengths": [], "batches": [], "steps": [], "absent": elsewhere(host)}
+    facts |= {"lengths": [], "batches": [], "steps": [], "sizes": [], "absent": elsewhere(host)}
     each = len(CELLS) * (len(LENGTHS) + 1)
-    with tqdm(total=len(UNITS) * each + len(CELLS) * len(BATCHES), unit=" comparison", disable=None) as bar:
+    total = len(UNITS) * each + len(CELLS) * len(BATCHES) + len(WRITTEN_OUT) * len(SIZES)
+    with tqdm(total=total, unit=" comparison", disable=None) as bar:
         for units in UNITS:
             for cell in CELLS:
                 bar.set_description(f"{cell}, {units} units")
@@ -256,6 +283,11 @@ def main() -> None:
                 for key in ("lengths", "batches", "steps"):
                     facts[key] += told[key]
                 facts["absent"] |= told["absent"]
+        for cell, units in itertools.product(WRITTEN_OUT, SIZES):
+            bar.set_description(f"{cell} in int8, {units} units")
+            with tempfile.TemporaryDirectory() as folder:
+                facts["sizes"] += measure_size(cell, units, Path(folder))
+            bar.update()
     write_json(root / NUMBERS, facts)
     files = page(facts)
     print(files["README.md"])

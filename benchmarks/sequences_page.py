@@ -169,6 +169,15 @@ def step_table(rows: Sequence[Row]) -> str:
     return piped(heads, lines)
 
 
+def size_table(rows: Sequence[Row]) -> str:
+    """A row a cell and length: int8 ÷ fp32 at each number of units."""
+    units = sorted({row["units"] for row in rows})
+    of = {(row["cell"], row["length"], row["units"]): _ratio(row["ratio"][INT8]) for row in rows}
+    kinds = list(dict.fromkeys((row["cell"], row["length"]) for row in rows))
+    lines = [[cell, _steps(length), *(of[cell, length, n] for n in units)] for cell, length in kinds]
+    return piped(["int8 ÷ fp32", "at batch 1", *(f"{n} units" for n in units)], lines)
+
+
 def length_chart(rows: Sequence[Row]) -> alt.ConcatChart:
     """A panel a cell, latency by length, a line a form; both axes log."""
     return _panels(rows, "length", _lengths(rows), "steps (log)", "ms a sequence (log)")
@@ -232,6 +241,7 @@ def page(facts: Row) -> dict[str, str]:
     text += f"\n## By batch\n\n{_batches(settings)}\n\n{batch_sentence(facts['batches'])}\n"
     text += f"\n{batch_table(facts['batches'], settings['length'])}\n\n![Milliseconds a sequence by batch](batch.svg)\n"
     text += f"\n## One step\n\n{STEPS}\n\n{step_table(facts['steps'])}\n"
+    text += f"\n## From how many units on int8 is the faster\n\n{_sizes(settings)}\n\n{size_table(facts['sizes'])}\n"
     reasons = facts["absent"]
     for reason in dict.fromkeys(reasons.values()):
         text += f"\nNot measured: {', '.join(name for name, of in reasons.items() if of == reason)}: {reason}.\n"
@@ -261,6 +271,15 @@ def _batches(settings: Row) -> str:
         f"its weights serves all places. The cell's recurrent weights are read again at each step: time does not "
         f"batch, since a state is known only when the step before is done. Sequences side by side do: one reading "
         f"then serves a step of all of them."
+    )
+
+
+def _sizes(settings: Row) -> str:
+    return (
+        f"onnxruntime has an int8 operator of the LSTM alone. A GRU or an RNN is written out instead: a product of "
+        f"what is read, of all steps at once, and one of the state in a Scan, each in int8. That costs a few small "
+        f"operators a step, and saves three quarters of the reading. The stages do so from {settings['int8_from']} "
+        f"units on and refuse int8 below (`WINS_FROM` in `pipeline/int8.py`); here it was done at every size."
     )
 
 

@@ -2,7 +2,7 @@
 
 ``int8-cpu``       layers: Q/DQ, uint8 activations, what ONNX Runtime's CPU kernels fuse, and right without VNNI too.
                    LSTM: dynamic quantisation, ONNX Runtime's own operator. GRU and RNN have none: from ``WINS_FROM``
-                   units on they are also written out as equations (``int8_cells.py``); smaller ones stay float32.
+                   units on they are written out as equations (``int8_cells.py``); with smaller ones it is refused.
 ``int8-tensorrt``  Q/DQ, symmetric int8, zero-points 0: what TensorRT takes. It has no int8 LSTM, GRU or RNN.
 
 Only the inputs of a layer are quantized: its output then meets its activation in float and both fuse, and the last
@@ -61,19 +61,10 @@ WEIGHTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # An LSTM's weights become int8 whatever is asked for (onnxruntime 1.31), and 8 bits saturate without VNNI.
 DYNAMIC: dict[str, dict[str, Any]] = {"7-bit int8 a channel": NARROW}
-# Units from which a GRU or RNN is the faster in int8. Its time as a share of the float32 operator's, Q/DQ as it is
-# written here; medians, interleaved, batch 1, one thread, as many inputs as units, ONNX Runtime 1.31 on a processor
-# with AVX-512 VNNI and 2 MiB of second-level cache. Scales found while it runs take the same time to 0.02-0.09.
-#                     96    256    384    512 units    3 layers of 512
-#   GRU,  1 step     1.70   0.77   0.33   0.33         0.36
-#   GRU, 32 steps    3.88   1.08   0.57   0.12         0.26
-#   RNN,  1 step     1.61   1.14   0.75   0.45         0.37
-#   RNN, 32 steps    1.86   0.66   0.46   0.35         0.33
-# Other work ran beside it: GRU of 512 at 32 steps came to 0.12-0.27 in four runs, at 1 step to 0.29-0.36. In a trained
-# language model of one such layer: 0.35 and 0.27 of the whole graph's time, 0.26 of its file.
-# An earlier trial on another processor, GRU of 512: 0.94 at 1 step, 0.68 at 32, and slower below 256.
+# Units from which a GRU or RNN is the faster in int8: `python -m benchmarks.sequences`, the last table of
+# results/sequences/README.md. On a processor measured earlier a GRU of 512 units took 0.94 of the time at 1 step and
+# 0.68 at 32, and one below 256 was slower.
 WINS_FROM = 384
-ALIKE = 0.001  # share of the best score that cells in int8 may be behind, for the time that they gain
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -95,35 +86,31 @@ def to_int8(
         feeds: what the graph was fed on ``calib``, call by call.
         judge: graph file -> score and mean absolute error on ``select``. The better score wins; where it is equal, the
             graph of which ONNX Runtime's CPU leaves the fewest layers in float (``int8-cpu`` alone: it cannot be told
-            of TensorRT); then the smaller error. A form with its cells in int8 comes before all others if its score
-            is within ``ALIKE`` of the best.
+            of TensorRT); then the smaller error.
 
     Returns:
-        The best graph's bytes, all ``candidates``, best first, the nodes left in ``float32``, and ``why``, for people;
-        empty where there are none.
+        The best graph's bytes, and all ``candidates``, best first.
 
     Raises:
         Nothing: the graph has no layer to quantize.
-        Refused: it has layers that the runtime takes in no int8 form, or the quantizer cannot.
+        Refused: it has layers that the runtime takes in no int8 form, or in none that is faster; or the quantizer
+            cannot.
     """
     model = onnx.load(fp32)
     recurrent = [node for node in model.graph.node if node.op_type in RECURRENT or _multiplies_inside(node)]
-    if recurrent and precision == "int8-tensorrt":
-        every_lstm = all(node.op_type == "LSTM" for node in recurrent)
-        told = ", ".join(f"{node.op_type} {node.name!r}" for node in recurrent)
-        raise Refused(
-            f"{fp32.name}: {told}: TensorRT has no int8 form of it, and the rest in int8 would not be an int8 network. "
-            f"Deploy fp16 there{', or int8 with ONNX Runtime on a CPU' if every_lstm else ''}"
-        )
+    if stays := _stay_float(model, recurrent, precision):
+        told = "; ".join(f"{', '.join(nodes)}: {why}" for why, nodes in stays.items())
+        advice = "Deploy fp16 there" if precision == "int8-tensorrt" else "Deploy fp32 there"
+        if all(node.op_type == "LSTM" for node in recurrent):
+            advice += ", or int8 with ONNX Runtime on a CPU"
+        raise Refused(f"{fp32.name}: {told}, and the rest in int8 would not be an int8 network. {advice}")
     found = {node.op_type for node in model.graph.node}
-    cells = {n.name or n.output[0]: _why_float(model, n, found) for n in recurrent if n.op_type != "LSTM"}
-    whole = bool(cells) and not any(cells.values())
-    if not found & {*LAYERS, "LSTM"} and not whole:
+    if not found & {*LAYERS, *RECURRENT}:
         raise Nothing(
-            f"{fp32.name}: no {', '.join(LAYERS)}, LSTM in it to quantize; it has {', '.join(sorted(found))}. "
+            f"{fp32.name}: no {', '.join(LAYERS + RECURRENT)} in it to quantize; it has {', '.join(sorted(found))}. "
             f"Take {precision} out of the recipe's `precisions`"
         )
-    forms = _dynamic_forms(found) if "LSTM" in found else _static_forms(model, precision, whole)
+    forms = _dynamic_forms(found) if "LSTM" in found else _static_forms(model, precision)
     candidates: list[tuple[tuple[float, int, float], bytes, dict[str, Any]]] = []
     failed: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,40 +128,29 @@ def to_int8(
             candidates.append(((-score if higher_is_better else score, floats, error), path.read_bytes(), facts))
     if not candidates:
         raise Refused(failed[0]["reason"])
-    best, *_ = min(key for key, _, _ in candidates)
-    near = best + ALIKE * abs(best)
-    candidates.sort(key=lambda candidate: (not (candidate[2].get("cells") and candidate[0][0] <= near), *candidate[0]))
+    candidates.sort(key=lambda candidate: candidate[0])
     tried = [facts for _, _, facts in candidates] + failed
-    left = [] if tried[0].get("cells") else list(cells)
-    return candidates[0][1], {"candidates": tried, "float32": left, "why": _why(cells, tried) if left else ""}
+    return candidates[0][1], {"candidates": tried}
 
 
-def _why_float(model: onnx.ModelProto, node: onnx.NodeProto, found: set[str]) -> str:
-    """Why a GRU or RNN is not tried in int8; empty where nothing stands against it."""
-    if node.op_type not in RECURRENT:
-        return f"it is a {node.op_type}, and the quantizer reads no graph inside a graph"
-    if "LSTM" in found:
-        return "it is beside an LSTM, whose graph is quantized while it runs, by a quantizer that has no other cell"
-    why = why_not(model, node, WINS_FROM)
-    small = why and not why_not(model, node, 0)
-    return f"{why} (`WINS_FROM` in pipeline/int8.py)" if small else why
-
-
-def _why(cells: dict[str, str], tried: list[dict[str, Any]]) -> str:
-    """Why these GRUs and RNNs stayed float32, those with one reason together.
-
-    Args:
-        cells: node -> what stood against it.
-        tried: the candidates, best first, then those that failed.
-    """
-    if any(cells.values()):
-        reasons = {why: [name for name, of in cells.items() if of == why] for why in cells.values()}
-        other = "all cells of a graph are written out, or none"
-        return "; ".join(f"{', '.join(names)}: {why or other}" for why, names in reasons.items())
-    kept, lost = tried[0], next(facts for facts in tried if facts.get("cells"))
-    if "reason" in lost:
-        return f"in int8 they cannot be had: {lost['reason']}"
-    return f"with them in int8 the score on select is {lost['score']:.6g}, without {kept['score']:.6g}"
+def _stay_float(model: onnx.ModelProto, recurrent: list[onnx.NodeProto], precision: str) -> dict[str, list[str]]:
+    """Why -> the recurrent nodes that have no int8 form, or none that is faster; empty where all have."""
+    stays: dict[str, list[str]] = {}
+    kinds = {node.op_type for node in recurrent}
+    for node in recurrent:
+        if precision == "int8-tensorrt":
+            why = "TensorRT has no int8 form of it"
+        elif node.op_type == "LSTM":
+            why = ""
+        elif node.op_type not in RECURRENT:
+            why = "it is a loop, and the quantizer reads no graph inside a graph"
+        elif "LSTM" in kinds:
+            why = "it is beside an LSTM, whose graph is quantized while it runs, by a quantizer that has no other cell"
+        else:
+            why = why_not(model, node, WINS_FROM)
+        if why:
+            stays.setdefault(why, []).append(f"{node.op_type} {node.name or node.output[0]!r}")
+    return stays
 
 
 def float_layers(graph: Path) -> list[str]:
@@ -236,28 +212,20 @@ def _dynamic_forms(found: set[str]) -> Iterator[tuple[dict[str, Any], Callable[[
 
 
 def _static_forms(
-    model: onnx.ModelProto, precision: str, whole: bool
+    model: onnx.ModelProto, precision: str
 ) -> Iterator[tuple[dict[str, Any], Callable[[Path, Path, Feeds], None]]]:
-    """
-    Args:
-        whole: whether every GRU and RNN can be written out: then that is tried too.
-    """
-    layers = any(node.op_type in LAYERS for node in model.graph.node)
+    """Of layers; of a GRU or RNN, written out first, those ways alone that every processor computes alike."""
+    cells = any(node.op_type in RECURRENT for node in model.graph.node)
+    written = write_out(model) if cells else model
     for weights, how in WEIGHTS[precision].items():
-        if layers:
-            yield from _calibrated(model, weights, how, {}, lambda graph: graph)
-        if whole and how.get("per_channel"):
-            written = write_out(model, WINS_FROM)
-            kinds = {node.op_type for node in model.graph.node} & {"GRU", "RNN"}
-            told = f"{weights}, {' and '.join(sorted(kinds))} too"
-            yield from _calibrated(written, told, how, {"cells": "int8"}, quantize_steps)
+        if not cells or how.get("per_channel"):
+            yield from _calibrated(written, weights, how, quantize_steps if cells else lambda graph: graph)
 
 
 def _calibrated(
     model: onnx.ModelProto,
     weights: str,
     how: dict[str, Any],
-    facts: dict[str, Any],
     after: Callable[[onnx.ModelProto], onnx.ModelProto],
 ) -> Iterator[tuple[dict[str, Any], Callable[[Path, Path, Feeds], None]]]:
     """One way of weights with every way of ranges; ``after`` is done to what the quantizer made of ``model``."""
@@ -282,7 +250,7 @@ def _calibrated(
                 _leave_branches_float(path, branches)
             onnx.save(after(onnx.load(path)), path)
 
-        yield {"weights": weights, "calibration": calibration} | facts | ({"additions": side} if side else {}), make
+        yield {"weights": weights, "calibration": calibration} | ({"additions": side} if side else {}), make
 
 
 def _leave_branches_float(path: Path, branches: dict[str, str]) -> None:

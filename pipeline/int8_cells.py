@@ -28,8 +28,8 @@ NARROW = 64  # the largest weight, at 7 bits, as onnxruntime's `reduce_range` ha
 Constants = dict[str, np.ndarray]
 
 
-def write_out(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """Every GRU and RNN of ``least`` units and more as its equations, in float32; those of another form stay.
+def write_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every GRU and RNN as its equations, in float32; those that ``why_not`` tells of stay.
 
     The answers are the operator's, but for the order of sums. Inputs, outputs and their names stay.
     """
@@ -38,7 +38,7 @@ def write_out(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     constants = _constants(graph)
     nodes = []
     for node in made.graph.node:
-        if node.op_type in ACTIVATIONS and not why_not(model, node, least):
+        if node.op_type in ACTIVATIONS and not why_not(model, node):
             written, own = _written(node, constants)
             nodes += written
             graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in own.items())
@@ -53,8 +53,8 @@ def write_out(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     return made
 
 
-def why_not(model: onnx.ModelProto, node: onnx.NodeProto, least: int) -> str:
-    """Why ``write_out`` leaves this GRU or RNN as it is; empty where it does not."""
+def why_not(model: onnx.ModelProto, node: onnx.NodeProto, least: int = 0) -> str:
+    """Why a GRU or RNN cannot be written out, or has too few units to be the faster for it; else empty."""
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     inputs = list(node.input) + [""] * 6
     constants = _constants(model.graph)

@@ -86,7 +86,6 @@ def section(project: Project, name: str, recipe: Recipe, verdict: dict[str, Any]
         "against": _against_fp32(_here(verdict)),
         "on_device": _on_device(_here(verdict), verdict["trained"]["latency_ms"].get("cpu")),
         "kept_float": part(lacking, "what stays in float32", lambda: _kept_float(quantized), {}),
-        "why_float": part(lacking, "why it does", lambda: _why_float(quantized), {}),
         "data": data,
         "trained_ms": _trained_ms(recipe, verdict),
         "unscored": {trained_on(recipe, way) for way in verdict["trained"]["latency_ms"] if " " in way},
@@ -352,22 +351,11 @@ def _made(quantized: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _kept_float(quantized: dict[str, Any]) -> dict[str, list[str]]:
-    """``precision: graph`` -> the nodes that stay in float32 there, for their range or for want of a quantized form."""
+    """``precision: graph`` -> the nodes that stay in float32 there, for their range."""
     return {
         f"{precision}: {graph}": facts["float32"]
         for precision, graphs in quantized.items()
         if "reason" not in graphs
         for graph, facts in graphs.items()
         if facts.get("float32")
-    }
-
-
-def _why_float(quantized: dict[str, Any]) -> dict[str, str]:
-    """``precision: graph`` -> why what stays in float32 there does, where that was noted."""
-    return {
-        f"{precision}: {graph}": facts["why"]
-        for precision, graphs in quantized.items()
-        if "reason" not in graphs
-        for graph, facts in graphs.items()
-        if facts.get("why")
     }

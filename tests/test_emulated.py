@@ -32,6 +32,7 @@ from pipeline.recipe import load_project
 
 RECIPES = list(yaml.safe_load((ROOT / "params.yaml").read_text())["recipes"])
 ON_ARM = ["gorner_digits", "gru_python", "dates_attention"]  # an image, a state, two graphs
+IN_INT8 = [name for name in RECIPES if name not in ("gru_python", "dates_attention")]  # small GRUs are refused it
 UNITS, LONGEST = 50, 96
 # Of a sum of nats, which hangs on rounding: about ten times what was seen. What is counted is equal. In int8 a value between
 # two steps may go to the other one; ONNX Runtime computes fp16 in fp32 on x86, in fp16 itself on Arm.
@@ -162,7 +163,8 @@ def alike(there: dict[str, Any], here: dict[str, Any], target: str) -> None:
 def test_on_arm_the_scores_are_this_machines(on_arm: Measured, here: Measured, recipe: str) -> None:
     there = on_arm[recipe]
     assert there["targets"].keys() == here[recipe]["targets"].keys()
-    for target in ("onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16", "onnxruntime-cpu-int8"):
+    assert len(there["targets"]) == 2 + (recipe in IN_INT8)
+    for target in there["targets"]:
         alike(there, here[recipe], target)
 
 
@@ -182,12 +184,12 @@ def test_an_x86_says_that_it_has_no_vnni(on_haswell: Measured) -> None:
         assert not [name for name in instructions if "AVX512" in name or "VNNI" in name or "AMX" in name]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", IN_INT8)
 def test_int8_scores_the_same_without_vnni(on_haswell: Measured, here: Measured, recipe: str) -> None:
     alike(on_haswell[recipe], here[recipe], "onnxruntime-cpu-int8")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", IN_INT8)
 def test_int8_is_as_near_to_the_trained_network_without_vnni(on_haswell: Measured, here: Measured, recipe: str) -> None:
     """Sharper than 50 scores: a sum that saturates moves answers long before it moves a decision."""
     there, same = (of[recipe]["targets"]["onnxruntime-cpu-int8"]["error_max"] for of in (on_haswell, here))

@@ -19,7 +19,6 @@ from pipeline import int8
 from pipeline.export import to_onnx
 from pipeline.int8 import Feeds, float_layers, to_int8
 from pipeline.int8_cells import BODY, quantize_steps, why_not, write_out
-from pipeline.section import _kept_float, _why_float
 
 GATES = {"GRU": 3, "RNN": 1}
 INPUTS, UNITS = 5, 12
@@ -96,7 +95,7 @@ def changed(kind: str = "GRU", **attributes: object) -> onnx.ModelProto:
 def test_written_out_it_answers_as_the_operator_does(kind: str, layers: int, given_state: bool) -> None:
     model = stack(kind, layers, given=given_state)
     before = model.SerializeToString()
-    written = write_out(model, UNITS)
+    written = write_out(model)
     assert model.SerializeToString() == before
     onnx.checker.check_model(written, full_check=True)
     assert [node.op_type for node in written.graph.node].count("Scan") == layers
@@ -120,7 +119,7 @@ def test_written_out_it_answers_as_the_operator_does(kind: str, layers: int, giv
 def test_a_state_that_is_handed_over_changes_nothing(
     kind: str, form: Callable[[onnx.ModelProto], onnx.ModelProto], cuts: set[int]
 ) -> None:
-    run = open_onnxruntime(form(write_out(stack(kind, 2), 1)).SerializeToString())
+    run = open_onnxruntime(form(write_out(stack(kind, 2))).SerializeToString())
     fed = feed(20, 2, 2)
     whole = run(fed)
     states = {name: array for name, array in fed.items() if name != "x"}
@@ -145,7 +144,7 @@ def test_an_output_that_is_not_asked_for_is_not_made(kind: str, outputs: list[st
         del model.graph.output[1]
     else:
         del model.graph.output[0], model.graph.node[1:]
-    written = write_out(model, 1)
+    written = write_out(model)
     onnx.checker.check_model(written, full_check=True)
     for name, array in answers(model, feed(6, 2, 1)).items():
         np.testing.assert_allclose(answers(written, feed(6, 2, 1))[name], array, rtol=0, atol=1e-6)
@@ -155,7 +154,7 @@ def test_an_output_that_is_not_asked_for_is_not_made(kind: str, outputs: list[st
 def test_without_a_bias(kind: str) -> None:
     model = stack(kind)
     cell(model).input[3] = ""
-    written = write_out(model, 1)
+    written = write_out(model)
     for name, array in answers(model, feed(6, 2, 1)).items():
         np.testing.assert_allclose(answers(written, feed(6, 2, 1))[name], array, rtol=0, atol=1e-6)
 
@@ -168,7 +167,7 @@ def test_weights_in_nodes_and_weights_that_two_cells_share() -> None:
     [shared] = [tensor for tensor in model.graph.initializer if tensor.name == "r1"]
     model.graph.initializer.remove(shared)
     model.graph.node.insert(0, helper.make_node("Constant", [], ["r1"], "weights", value=shared))
-    written = write_out(model, 1)
+    written = write_out(model)
     onnx.checker.check_model(written, full_check=True)
     fed = feed(9, 2, 3)
     for name, array in answers(model, fed).items():
@@ -188,8 +187,8 @@ def test_weights_in_nodes_and_weights_that_two_cells_share() -> None:
     ids=lambda each: "" if isinstance(each, onnx.ModelProto) else each,
 )
 def test_a_cell_of_another_form_is_left_alone(model: onnx.ModelProto, why: str) -> None:
-    assert re.match(why, why_not(model, cell(model), 1))
-    assert write_out(model, 1) == model
+    assert re.match(why, why_not(model, cell(model)))
+    assert write_out(model) == model
 
 
 def test_lengths_computed_weights_and_an_old_opset_are_left_alone() -> None:
@@ -204,28 +203,27 @@ def test_lengths_computed_weights_and_an_old_opset_are_left_alone() -> None:
         (computed, "its weights are computed"),
         (old, "opset 14, expected 15 and newer"),
     ):
-        assert why_not(model, cell(model), 1) == why
-        assert write_out(model, 1) == model
+        assert why_not(model, cell(model)) == why
+        assert write_out(model) == model
 
 
 def test_the_activations_by_their_names_are_the_operators_own() -> None:
     model = changed(activations=["Sigmoid", "Tanh"], direction="forward")
-    assert not why_not(model, cell(model), 1)
+    assert not why_not(model, cell(model))
 
 
-def test_smaller_cells_are_left_alone() -> None:
+def test_of_smaller_cells_it_is_told_that_they_gain_nothing() -> None:
     model = stack("GRU")
-    assert write_out(model, UNITS + 1) == model
     told = why_not(model, cell(model), UNITS + 1)
     assert told == f"it has {UNITS} units, and in int8 it is the faster from {UNITS + 1} on"
-    assert write_out(model, UNITS) != model
+    assert not why_not(model, cell(model), UNITS)
 
 
 @pytest.mark.parametrize("kind", list(GATES))
 def test_steps_in_int8_are_close_and_multiply_in_int8(kind: str, tmp_path: Path) -> None:
     units = 64
     model = stack(kind, 2, units, head=True)
-    written = write_out(model, units)
+    written = write_out(model)
     quantized = quantize_steps(written)
     onnx.checker.check_model(quantized, full_check=True)
     assert quantize_steps(model) == model and quantize_steps(written) != written
@@ -249,7 +247,7 @@ def test_steps_in_int8_are_close_and_multiply_in_int8(kind: str, tmp_path: Path)
 
 
 def test_rows_of_a_batch_cannot_touch_each_other() -> None:
-    run = open_onnxruntime(quantize_steps(write_out(stack("GRU", 2), 1)).SerializeToString())
+    run = open_onnxruntime(quantize_steps(write_out(stack("GRU", 2))).SerializeToString())
     fed = feed(10, 3, 2)
     together = run(fed)["y"]
     for row in range(3):
@@ -259,7 +257,7 @@ def test_rows_of_a_batch_cannot_touch_each_other() -> None:
 
 def test_the_multiplications_of_a_cell_are_in_the_graph_as_layers() -> None:
     """Anything else called Scan is nobody's business here."""
-    written = write_out(stack("GRU"), 1)
+    written = write_out(stack("GRU"))
     for node in written.graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -273,98 +271,69 @@ def turned(seed: int) -> dict[str, np.ndarray]:
     return fed | {"x": fed["x"].swapaxes(0, 1)}
 
 
-def chosen(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str = "GRU",
-    best: str = "int8",
-    head: bool = True,
-    other: float = 1.0,
-) -> tuple[onnx.ModelProto, dict]:
-    """What ``to_int8`` makes of two cells, where ``select`` likes them ``best``, in int8 or in float32."""
-    monkeypatch.setattr(int8, "WINS_FROM", UNITS)
-    fp32 = tmp_path / "network.onnx"
-    onnx.save(stack(kind, 2, head=head), fp32)
-    feeds: Feeds = [turned(seed) if head else feed(1, 1, 2, seed=seed) for seed in range(4)]
+def graph_of(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "network.onnx")
+    return folder / "network.onnx"
 
-    def judge(path: Path) -> tuple[float, float]:
-        told = "int8" if any(node.op_type == "Scan" for node in onnx.load(path).graph.node) else "float32"
-        return (2.0 if told == best else other), 0.1
 
-    made, facts = to_int8(fp32, "int8-cpu", feeds, judge, True)
+def quantized(fp32: Path, feeds: Feeds) -> tuple[onnx.ModelProto, dict]:
+    made, facts = to_int8(fp32, "int8-cpu", feeds, lambda path: (1.0, 0.1), True)
     return onnx.load_from_string(made), facts
 
 
 @pytest.mark.parametrize("kind", list(GATES))
-def test_large_cells_are_tried_in_int8_and_kept_where_select_says_so(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, facts = chosen(tmp_path, monkeypatch, kind)
-    assert facts["float32"] == [] and facts["why"] == ""
-    assert facts["candidates"][0]["weights"] == f"7-bit int8 a channel, {kind} too"
-    assert len(facts["candidates"]) == 6 and not [each for each in facts["candidates"] if "reason" in each]
+def test_large_cells_are_multiplied_in_int8(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "WINS_FROM", UNITS)
+    model, facts = quantized(graph_of(stack(kind, 2, head=True), tmp_path), [turned(seed) for seed in range(4)])
+    assert [each["weights"] for each in facts["candidates"]] == ["7-bit int8 a channel"] * 2
+    assert not [each for each in facts["candidates"] if "reason" in each or each["float_layers"]]
     onnx.save(model, tmp_path / "made.onnx")
-    assert float_layers(tmp_path / "made.onnx") == [] and facts["candidates"][0]["float_layers"] == 0
-    assert facts["candidates"][-1]["float_layers"] == 2  # the cells themselves
+    assert float_layers(tmp_path / "made.onnx") == []
     expected = answers(stack(kind, 2, head=True), turned(9))["y"]
     assert np.abs(answers(model, turned(9))["y"] - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
-def test_where_the_better_score_is_float32s_the_report_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, facts = chosen(tmp_path, monkeypatch, best="float32")
-    assert [node.op_type for node in model.graph.node].count("GRU") == 2
-    assert facts["float32"] == ["cell 0", "cell 1"]
-    assert facts["why"] == "with them in int8 the score on select is 1, without 2"
-
-
-@pytest.mark.parametrize(("other", "told"), [(1.999, "int8"), (1.99, "float32")])
-def test_a_score_that_is_nearly_the_best_is_good_enough_for_cells_in_int8(
-    other: float, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, facts = chosen(tmp_path, monkeypatch, best="float32", other=other)
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("Scan" if told == "int8" else "GRU") == 2
-    assert bool(facts["float32"]) == (told == "float32")
-
-
 def test_a_graph_of_cells_alone_can_be_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, facts = chosen(tmp_path, monkeypatch, head=False)
-    assert len(facts["candidates"]) == 2 and facts["float32"] == []
+    monkeypatch.setattr(int8, "WINS_FROM", UNITS)
+    model, facts = quantized(graph_of(stack("GRU", 2), tmp_path), [feed(1, 1, 2, seed=seed) for seed in range(4)])
+    assert len(facts["candidates"]) == 2
     assert [node.op_type for node in model.graph.node].count("Scan") == 2
 
 
-def test_small_cells_stay_and_the_report_says_why(tmp_path: Path) -> None:
-    onnx.save(stack("GRU", 2, head=True), tmp_path / "network.onnx")
-    _, facts = to_int8(tmp_path / "network.onnx", "int8-cpu", [turned(1)], lambda path: (1.0, 0.1), True)
-    assert facts["float32"] == ["cell 0", "cell 1"] and len(facts["candidates"]) == 4
-    why = f"cell 0, cell 1: it has {UNITS} units, and in int8 it is the faster from {int8.WINS_FROM} on"
-    why += " (`WINS_FROM` in pipeline/int8.py)"
-    assert facts["why"] == why
-    quantized = {"int8-cpu": {"network": facts, "no reason": {"float32": []}}, "int8-tensorrt": {"reason": "no"}}
-    assert _why_float(quantized) == {"int8-cpu: network": why}
-    assert _kept_float(quantized).keys() == _why_float(quantized).keys()
+def test_small_cells_are_refused_with_the_reason(tmp_path: Path) -> None:
+    why = f"network.onnx: GRU 'cell 0', GRU 'cell 1': it has {UNITS} units, and in int8 it is the faster from "
+    why += f"{int8.WINS_FROM} on, and the rest in int8 would not be an int8 network. Deploy fp32 there"
+    with pytest.raises(Refused, match=re.escape(why)):
+        quantized(graph_of(stack("GRU", 2, head=True), tmp_path), [turned(1)])
 
 
-def test_all_cells_of_a_graph_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_cell_that_stays_float_refuses_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = stack("GRU", 2, head=True)
     second = [node for node in model.graph.node if node.op_type == "GRU"][1]
     del second.attribute[:]
     second.attribute.append(helper.make_attribute("hidden_size", UNITS))  # its reset gate comes first
-    onnx.save(model, tmp_path / "network.onnx")
     monkeypatch.setattr(int8, "WINS_FROM", UNITS)
-    _, facts = to_int8(tmp_path / "network.onnx", "int8-cpu", [turned(1)], lambda path: (1.0, 0.1), True)
-    assert facts["float32"] == ["cell 0", "cell 1"] and len(facts["candidates"]) == 4
-    first = "cell 0: all cells of a graph are written out, or none"
-    assert facts["why"] == f"{first}; cell 1: its reset gate comes before the product"
+    why = "network.onnx: GRU 'cell 1': its reset gate comes before the product, and the rest in int8"
+    with pytest.raises(Refused, match=re.escape(why)):
+        quantized(graph_of(model, tmp_path), [turned(1)])
 
 
-def test_a_cell_that_is_a_loop_stays_and_the_report_says_why(tmp_path: Path) -> None:
+def test_a_cell_beside_an_lstm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stack("GRU", 2)
+    model.graph.node[1].op_type = "LSTM"  # of no sense, but nothing is run
+    monkeypatch.setattr(int8, "WINS_FROM", UNITS)
+    with pytest.raises(Refused, match="it is beside an LSTM"):
+        quantized(graph_of(model, tmp_path), [turned(1)])
+
+
+def test_a_cell_that_is_a_loop_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rows = RowClassifier((1, 4, 4), 3, "Jordan", units=UNITS).eval()
     image = {"image": np.random.default_rng(0).random((4, 1, 4, 4)).astype(np.float32)}
-    onnx.save(to_onnx(rows, image, ("logits",)), tmp_path / "network.onnx")
-    _, facts = to_int8(tmp_path / "network.onnx", "int8-cpu", [image], lambda path: (1.0, 0.1), True)
-    [cell] = facts["float32"]
-    assert facts["why"] == f"{cell}: it is a Scan, and the quantizer reads no graph inside a graph"
-    with pytest.raises(Refused, match=re.escape(f"Scan {cell!r}: TensorRT has no int8 form of it")):
-        to_int8(tmp_path / "network.onnx", "int8-tensorrt", [image], lambda path: (1.0, 0.1), True)
+    fp32 = graph_of(to_onnx(rows, image, ("logits",)), tmp_path)
+    for precision, why in (
+        ("int8-cpu", "it is a loop, and the quantizer reads no graph inside a graph"),
+        ("int8-tensorrt", "TensorRT has no int8 form of it"),
+    ):
+        with pytest.raises(Refused, match=rf"Scan '.*': {why}, and the rest in int8 would not be an int8 network"):
+            to_int8(fp32, precision, [image], lambda path: (1.0, 0.1), True)

@@ -806,8 +806,10 @@ def test_state_and_decoding_are_the_callers_and_every_answer_is_the_same(name: s
     few = {name: array[:40] for name, array in examples.items()}
     with started(bundle.folder) as one:
         there = open_server(one.url)
-        for target in remote_targets(bundle, there):
-            assert not target.reason
+        targets = remote_targets(bundle, there)
+        assert [target.precision for target in targets if not target.reason] == ["fp32", "fp16"]
+        assert "would not be an int8 network" in targets[2].reason
+        for target in targets[:2]:
             beside = standalone.targets(bundle, {"gpus": [], "gpu_error": ""}, Path("none"), {}, [])
             (here,) = [each for each in beside if each.name == target.name.replace("remote", "onnxruntime-cpu")]
             came, expected = task.answer(target.open(), few), task.answer(here.open(), few)

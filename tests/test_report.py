@@ -485,9 +485,9 @@ def test_what_stays_in_float32_and_what_was_tried_is_told() -> None:
     tried = {"weights": "uint8", "calibration": "min-max", "score": 1.0, "float_layers": 0, "error_mean": 0.1}
     failed = {"weights": "uint8", "calibration": "99.9 %", "reason": "why"}
     quantized = {
-        "fp16": {"network": {"float32": []}},
-        "int8-cpu": {"network": {"candidates": [tried, failed], "float32": ["GRU a"]}},
+        "fp16": {"network": {"float32": ["Mul a"]}, "step": {"float32": []}},
+        "int8-cpu": {"network": {"candidates": [tried, failed]}},
         "int8-tensorrt": {"reason": "no"},
     }
-    assert _kept_float(quantized) == {"int8-cpu: network": ["GRU a"]}
+    assert _kept_float(quantized) == {"fp16: network": ["Mul a"]}
     assert _made(quantized) == [tried | {"precision": "int8-cpu", "graph": "network", "chosen": True}]

@@ -100,7 +100,25 @@ def test_a_form_that_there_is_not_has_its_reason(tmp_path: Path) -> None:
     runs, absent = sequences.opened("Jordan", made, sequences.export(made, tmp_path))
     assert list(runs) == [EAGER, FP32, FP16]
     assert list(absent) == [f"Jordan of 6 units on {INT8}"]
-    assert absent.popitem()[1].endswith("in it to quantize; it has Scan, Transpose")
+    why = absent.popitem()[1]
+    assert why.endswith("reads no graph inside a graph, and the rest in int8 would not be an int8 network")
+
+
+@pytest.mark.parametrize("cell", sequences.WRITTEN_OUT)
+def test_a_cell_of_any_size_is_timed_in_int8(cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict] = []
+    compare = sequences.compare
+    monkeypatch.setattr(sequences, "ROUNDS", (8, 8))
+    monkeypatch.setattr(sequences, "compare", lambda asked: seen.append(asked) or compare(asked))
+    rows = sequences.measure_size(cell, 6, tmp_path)
+    assert [(row["cell"], row["units"], row["length"], row["rounds"]) for row in rows] == [
+        (cell, 6, 1, 8),
+        (cell, 6, sequences.LENGTH, 8),
+    ]
+    for asked in seen:
+        fp32, int8 = (asked[name]()["outputs"] for name in (FP32, INT8))
+        assert 0 < np.abs(int8 - fp32).max() < 0.1  # near, and not the same graph
+    assert all(row["ratio"][FP32] == [1, 1, 1] and min(row["ms"].values()) > 0 for row in rows)
 
 
 def test_what_is_elsewhere_has_its_reason() -> None:
@@ -179,7 +197,7 @@ def times(ms: float) -> np.ndarray:
 @pytest.fixture
 def recorded() -> dict:
     """As it is read back: PyTorch takes twice fp32's time, and eight times int8's, which Elman's has not."""
-    facts: dict = {"lengths": [], "batches": [], "steps": []}
+    facts: dict = {"lengths": [], "batches": [], "steps": [], "sizes": []}
     for cell, slow in SLOW.items():
         forms = {name: slow * ms for name, ms in STEP_MS.items() if not (name == INT8 and cell == "Elman")}
         for units in (512, 64):
@@ -196,6 +214,10 @@ def recorded() -> dict:
                 latency_s[EAGER] = latency_s[FP32] / 2
             dense = sequences.ratio(latency_s[FP32], latency_s[DENSE])
             facts["batches"].append(sequences.row(latency_s, EAGER, cell=cell, units=512, batch=batch, dense=dense))
+    for cell, units in ((cell, units) for cell in sequences.WRITTEN_OUT for units in sequences.SIZES):
+        for length in (1, 32):
+            latency_s = {FP32: times(units * length), INT8: times(256 * length)}
+            facts["sizes"].append(sequences.row(latency_s, FP32, cell=cell, units=units, length=length))
     host = {"processor": "a processor", "cores": 2, "gpus": [], "packages": {"torch": "2.0", "onnx": "1"}}
     facts |= {"date": "2026-01-02", "commit": "abc", "host": host, "settings": sequences.settings()}
     facts["absent"] = {"tensorrt-fp32": "no GPU", "tensorrt-fp16": "no GPU", f"Elman of 512 units on {INT8}": "none"}
@@ -230,6 +252,8 @@ def test_the_page_says_what_the_numbers_say(recorded: dict) -> None:
         "Elman x 4 and x 1, from 4 to 1 times its time",
         "PyTorch is the faster: LSTM at batch 16.",
         "| LSTM | 512 | 10 | 17 | 1.70 (1.70–1.70) | not reached |",
+        "| int8 ÷ fp32 | at batch 1 | 96 units | 256 units | 384 units | 512 units |",
+        "| GRU | 32 steps | 2.67 (2.67–2.67) | 1.00 (1.00–1.00) | 0.67 (0.67–0.67) | 0.50 (0.50–0.50) |",
         "Not measured: tensorrt-fp32, tensorrt-fp16: no GPU.",
         f"Not measured: Elman of 512 units on {INT8}: none.",
     ):
@@ -249,9 +273,14 @@ def test_the_page_and_its_numbers_are_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sequences, "load_project", lambda: replace(load_project(ROOT / "params.yaml"), root=tmp_path))
     monkeypatch.setattr(sequences, "commit_of", lambda root: "0123456789")
     monkeypatch.setattr(sequences, "measure", measured)
+    monkeypatch.setattr(
+        sequences,
+        "measure_size",
+        lambda *of: [row for row in recorded["sizes"] if (row["cell"], row["units"]) == of[:2]],
+    )
     sequences.main()
     kept = json.loads((tmp_path / sequences_page.NUMBERS).read_text())
-    for key in ("lengths", "batches", "steps"):
+    for key in ("lengths", "batches", "steps", "sizes"):
         assert sorted(kept[key], key=str) == sorted(recorded[key], key=str)
     assert {"Jordan of 64 units", "Elman of 512 units"} < set(kept["absent"])
     written = tmp_path / "results" / "sequences"

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 BUNDLES = ROOT / "build" / "bundle"
 NAMES = ("gorner_digits", "lstm_digits", "gru_python", "dates_attention", "tagger_python")
+REFUSED = ("gru_python", "dates_attention")  # in int8: their GRUs are small
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 Strokes = list[list[tuple[float, float]]]  # of points (x, y), 0 to 1 from the upper left
 
@@ -310,12 +311,12 @@ def test_stop_stops(page: Page) -> None:
 def test_a_line_is_translated_by_each_precision(page: Page) -> None:
     section = page.locator("#translate")
     section.get_by_label("line").fill("Tuesday, 3rd of March 1987")
-    expect(section.locator("tbody td:nth-child(2)")).to_have_text(["1987-03-03"] * 3)
-    assert section.locator("tbody th").all_inner_texts() == ["fp32", "fp16", "int8"]
+    expect(section.locator("tbody td:nth-child(2)")).to_have_text(["1987-03-03"] * 2)
+    assert section.locator("tbody th").all_inner_texts() == ["fp32", "fp16"]
     for time_ in section.locator("tbody td:nth-child(3)").all_inner_texts():
         assert re.fullmatch(r"[\d.]+ ms computed, [\d.]+ ms in all", time_)
     section.get_by_label("line").fill("")
-    expect(section.locator("tbody td:nth-child(2)")).to_have_text([""] * 3)
+    expect(section.locator("tbody td:nth-child(2)")).to_have_text([""] * 2)
 
 
 def test_a_text_is_judged_by_the_graph_alone(browser: Browser, tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_no_answer_is_told_and_what_differs_is_marked(browser: Browser, root: st
     page.goto(root)
     page.locator("#translate").get_by_label("line").fill("3 May 2001")
     lines = page.locator("#translate tbody td:nth-child(2)")
-    expect(lines).to_have_text(["2001-05-03", "no answer: the network gave no number differs", "2001-05-03"])
+    expect(lines).to_have_text(["2001-05-03", "no answer: the network gave no number differs"])
     page.context.close()
 
 
@@ -378,6 +379,9 @@ def test_the_verdicts_are_those_of_the_gate(page: Page) -> None:
     rows = {row.locator("th").inner_text().split("\n")[0]: row for row in page.locator(".models tbody tr").all()}
     for name in NAMES:
         for precision in ("fp32", "fp16", "int8"):
+            if precision == "int8" and name in REFUSED:
+                assert f"{name}-int8" not in rows
+                continue
             told = rows[f"{name}-{precision}"].text_content()
             truth = verdicts[name]["targets"][f"onnxruntime-cpu-{precision}"]
             metric, unit = truth["metric"].split(", ")
@@ -388,7 +392,7 @@ def test_the_verdicts_are_those_of_the_gate(page: Page) -> None:
             assert f"{truth['latency_ratio']:.2f}" in told
     for name, given in (
         ("gorner_digits-fp32", "logits float32 [batch, 10]"),
-        ("dates_attention-int8-step", "next_state"),
+        ("dates_attention-fp16-step", "next_state"),
     ):
         rows[name].locator("summary").click()
         assert given in rows[name].inner_text()
