@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ from pipeline.network import load_network
 from pipeline.prepare import prepare
 from pipeline.quantize import quantize
 from pipeline.recipe import Budget, Network, Project, Recipe, Training, load_project
-from pipeline.results import commit_of
+from pipeline.results import here, keep_page
 from pipeline.train import train
 
 DATA, TASK = "digits", "classification"
@@ -384,16 +383,14 @@ def _profiled(graph: bytes, images: np.ndarray, folder: Path) -> list[dict[str, 
 def main() -> None:
     """Measure all, print the page and keep it with its pictures."""
     torch.set_num_threads(THREADS)
+    where = here(load_project().root)
     with tempfile.TemporaryDirectory() as folder:
         project = stacks(load_project(), Path(folder), NETWORKS, TRAINING)
         told = {name: measure(project, comparison) for name, comparison in COMPARISONS.items()}
         profiles = [each for name in PROFILED for each in profile(name, Path(folder))]
-        host = read_json(project.build / "host.json")
-    facts = {"host": host, "date": datetime.now(UTC).date().isoformat(), "commit": commit_of(project.root)}
-    files = page(told, profiles, facts, TRAINING, FORM)
+    files = page(told, profiles, where, TRAINING, FORM)
     print(files["README.md"])
-    for name, text in files.items():
-        write_bytes(project.root / "results" / "cost" / name, text.encode())
+    keep_page(project.root, "cost", files)
 
 
 if __name__ == "__main__":

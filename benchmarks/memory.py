@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from os import cpu_count
@@ -27,13 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from benchmarks.memory_page import ADDING, COPYING, NUMBERS, OWN, page
-from deploy.files import write_bytes, write_json
-from deploy.host import describe
+from benchmarks.memory_page import ADDING, COPYING, OWN, page
 from models.recurrent import build_cell
 from pipeline import optimisers
 from pipeline.recipe import load_project
-from pipeline.results import commit_of
+from pipeline.results import here, keep_page
 
 UNITS, BATCH, STEPS, EVERY = 64, 32, 2_200, 50  # steps: of each training, and those that one point of a curve is of
 CLIP = 1.0  # the most that all gradients of a step are long together
@@ -333,22 +330,21 @@ def settings() -> dict[str, Any]:
 def main() -> None:
     """Learn all, print the page and keep it with its pictures and its numbers."""
     root = load_project().root
-    commit, date = commit_of(root), datetime.now(UTC).date().isoformat()
+    where = here(root)
     gradients = {
         picture: [{"cell": cell, "start": start, "norm": untrained(cell, start)} for cell, start in of]
         for picture, of in GRADIENTS.items()
     }
     told = learn_all(plan())
     facts = {
-        **{"date": date, "commit": commit, "host": describe(), "settings": settings(), "gradients": gradients},
+        **where,
+        **{"settings": settings(), "gradients": gradients},
         "runs": [each for each in told if each["optimiser"] == "adam"],
         "descents": [each for each in told if each["optimiser"] != "adam"],
     }
-    write_json(root / NUMBERS, facts)
     files = page(facts)
     print(files["README.md"])
-    for name, text in files.items():
-        write_bytes(root / "results" / "memory" / name, text.encode())
+    keep_page(root, "memory", files, facts)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.sequences_page import DENSE, EAGER, FP16, FP32, INT8, NUMBERS, OWN, RAW, RUN, page
+from benchmarks.sequences_page import DENSE, EAGER, FP16, FP32, INT8, OWN, RAW, RUN, page
 from deploy.errors import Refused
-from deploy.files import write_bytes, write_json
-from deploy.host import describe
+from deploy.files import write_bytes
 from deploy.latency import interleaved
 from deploy.run import Run
 from deploy.runtimes import PROVIDERS, THREADS, _options, open_onnxruntime
@@ -42,7 +40,7 @@ from pipeline.intervals import median_ratio
 from pipeline.network import open_pytorch
 from pipeline.ranges import activation_ranges
 from pipeline.recipe import load_project
-from pipeline.results import commit_of
+from pipeline.results import here, keep_page
 
 CELLS = ("Elman", "Jordan", "LSTM", "PeepholeLSTM", "GRU")
 PYTORCHS = {"Elman": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # PyTorch's layers that are the same cell
@@ -268,10 +266,9 @@ def settings() -> dict[str, Any]:
 def main() -> None:
     """Measure all, print the page and keep it with its pictures and its numbers."""
     torch.set_num_threads(THREADS)
-    root, host = load_project().root, describe()
-    commit, date = commit_of(root), datetime.now(UTC).date().isoformat()
-    facts: dict[str, Any] = {"date": date, "commit": commit, "host": host, "settings": settings()}
-    facts |= {"lengths": [], "batches": [], "steps": [], "sizes": [], "absent": elsewhere(host)}
+    root = load_project().root
+    facts = here(root) | {"settings": settings(), "lengths": [], "batches": [], "steps": [], "sizes": []}
+    facts["absent"] = elsewhere(facts["host"])
     each = len(CELLS) * (len(LENGTHS) + 1)
     total = len(UNITS) * each + len(CELLS) * len(BATCHES) + len(WRITTEN_OUT) * len(SIZES)
     with tqdm(total=total, unit=" comparison", disable=None) as bar:
@@ -288,11 +285,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 facts["sizes"] += measure_size(cell, units, Path(folder))
             bar.update()
-    write_json(root / NUMBERS, facts)
     files = page(facts)
     print(files["README.md"])
-    for name, text in files.items():
-        write_bytes(root / "results" / "sequences" / name, text.encode())
+    keep_page(root, "sequences", files, facts)
 
 
 if __name__ == "__main__":

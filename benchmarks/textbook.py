@@ -17,7 +17,6 @@ Deviations:
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, partial
 from multiprocessing import get_context
 from os import cpu_count
@@ -33,8 +32,6 @@ from benchmarks import textbook_charts as pictures
 from benchmarks.textbook_charts import Curve, Curves, Spread
 from deploy.contract import load_arrays
 from deploy.errors import Refused
-from deploy.files import write_bytes
-from deploy.host import describe
 from models.activation import ACTIVATIONS
 from models.gorner import GornerCNN
 from models.mlp import MLP
@@ -42,7 +39,7 @@ from models.scaled import Scaled
 from pipeline import charts, losses, stage
 from pipeline.initialisers import DEVIATION, initialise
 from pipeline.recipe import Project, Training
-from pipeline.results import commit_of
+from pipeline.results import here, keep_page
 from pipeline.supervised import prepare, train_epoch
 
 Examples = dict[str, dict[str, Tensor]]  # split -> images (n, 1, 28, 28) uint8 and labels (n,)
@@ -67,7 +64,6 @@ STARTS = {  # of weights: a function of pipeline/initialisers.py, and what its w
     "Xavier": ("xavier", 1.0),
     "He": ("he", 1.0),
 }
-FOLDER = Path("results/textbook")
 GORNER, SAITOH = (
     'Görner, "Learn TensorFlow and deep learning, without a Ph.D." (2016)',
     'Saitoh, "Deep Learning from Scratch" (2016)',
@@ -311,14 +307,13 @@ def textbook(project: Project) -> None:
     """Write the pictures and their page, all at the end: what stood there stays until then."""
     folder = project.build / "paper" / "prepare" / "mnist"
     found = spreads(open_mnist(folder)["train"]["image"][:1000])
-    commit, date = commit_of(project.root), datetime.now(UTC).date().isoformat()
+    now = here(project.root)
     shown = drawn(learn_all(plan(), folder), found)
-    host = describe()
+    host = now["host"]
     machine = f"{host['processor']}, {host['cores']} cores, torch {host['packages']['torch']}"
-    where = f"`python -m benchmarks.textbook` on {machine}; {date}, commit `{commit}`."
+    where = f"`python -m benchmarks.textbook` on {machine}; {now['date']}, commit `{now['commit']}`."
     files = {f"{each.name}.svg": charts.svg_file(charts.svg(each.chart)) for each in shown}
-    for name, text in (files | {"README.md": page(shown, where)}).items():
-        write_bytes(project.root / FOLDER / name, text.encode())
+    keep_page(project.root, "textbook", files | {"README.md": page(shown, where)})
     print("\n".join(f"{each.title}: {each.caption}" for each in shown))
 
 

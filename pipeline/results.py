@@ -5,6 +5,7 @@ The only writer of ``results/``. Not a stage: a run elsewhere must not change wh
 
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,17 +71,28 @@ def _write_pages(root: Path) -> None:
 
 def keep_benchmark(root: Path, name: str, lines: str) -> None:
     """Write ``results/bench/<name>.json``, a table with where it was measured, and the README's block of benchmarks."""
-    host = describe()
-    date = datetime.now(UTC).date().isoformat()
-    facts = {
-        "command": f"python -m benchmarks.{name}",
-        "date": date,
-        "commit": commit_of(root),
-        "host": host,
-        "table": lines,
-    }
+    facts = {"command": f"python -m benchmarks.{name}", **here(root), "table": lines}
     write_json(root / "results" / "bench" / f"{name}.json", facts)
     _write_pages(root)
+
+
+def here(root: Path) -> dict[str, Any]:
+    """``date``, ``commit`` and ``host`` of what is measured now."""
+    return {"date": datetime.now(UTC).date().isoformat(), "commit": commit_of(root), "host": describe()}
+
+
+def keep_page(root: Path, name: str, files: Mapping[str, str], numbers: Mapping[str, Any] | None = None) -> None:
+    """Write a benchmark's page and its pictures into ``results/<name>/``, and what they were made of.
+
+    Args:
+        files: name -> text.
+        numbers: that ``files`` were made of; they lie under ``bench/``, for elsewhere they would be taken for what a
+            host measured.
+    """
+    if numbers is not None:
+        write_json(root / "results" / "bench" / "numbers" / f"{name}.json", numbers)
+    for file, text in files.items():
+        write_bytes(root / "results" / name / file, text.encode())
 
 
 def with_tables(readme: str, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """What `benchmarks.cost` makes of measurements with known answers, and that what it times is what was trained."""
 
 import re
-import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import onnx
 import pytest
 import torch
 from conftest import ROOT
+from pictures import labels
 
 from benchmarks import cost, cost_page
 from benchmarks.cost_page import Compared, Measured, Profile
@@ -190,14 +190,6 @@ def test_the_page_has_every_table_and_its_pictures_every_mark() -> None:
     )  # bars, marks with bounds, and where they are alike
     assert said["shares.svg"]["AlexNet, batch 128: normalisation 35.0 %"] == 1
     assert said["shares.svg"]["AlexNet in the textbooks, a CPU: convolution 89.0 %"] == 1
-
-
-def labels(svg: str) -> Counter[str]:
-    """What the marks of a picture say, which is whole and follows light and dark."""
-    assert "prefers-color-scheme:dark" in svg and not re.search("NaN|Infinity|undefined|null", svg)
-    elements = ET.fromstring(svg).iter()
-    said = (e for e in elements if e.get("aria-label") and e.get("aria-roledescription") not in ("axis", "legend"))
-    return Counter(e.attrib["aria-label"] for e in said)
 
 
 def test_comparisons_are_what_they_are_called() -> None:

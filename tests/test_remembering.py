@@ -5,8 +5,6 @@ what the page says of made-up trainings.
 import json
 import math
 import re
-import xml.etree.ElementTree as ET
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import labels
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +23,7 @@ from benchmarks.memory import Run
 from benchmarks.memory_page import ADDING, COPYING, OWN
 from deploy.errors import Refused
 from models.recurrent import build_cell
+from pipeline import results
 from pipeline.recipe import load_project
 from pipeline.results import _kept
 
@@ -290,14 +290,6 @@ def recorded(tmp_path: Path) -> dict:
     return json.loads(file.read_text())
 
 
-def labels(svg: str) -> Counter[str]:
-    """What the marks of a picture say, which is whole and follows light and dark."""
-    assert "prefers-color-scheme:dark" in svg and not re.search("NaN|Infinity|undefined|null", svg)
-    elements = ET.fromstring(svg).iter()
-    said = (e for e in elements if e.get("aria-label") and e.get("aria-roledescription") not in ("axis", "legend"))
-    return Counter(e.attrib["aria-label"] for e in said)
-
-
 def test_the_page_says_what_the_numbers_say(recorded: dict) -> None:
     files = memory_page.page(recorded)
     assert set(files) == {"README.md", "length.svg", "gradients.svg", "clipping.svg"}
@@ -331,7 +323,7 @@ def test_the_page_says_what_the_numbers_say(recorded: dict) -> None:
 
 def test_the_page_and_its_numbers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: dict) -> None:
     monkeypatch.setattr(memory, "load_project", lambda: replace(load_project(ROOT / "params.yaml"), root=tmp_path))
-    monkeypatch.setattr(memory, "commit_of", lambda root: "0123456789")
+    monkeypatch.setattr(results, "commit_of", lambda root: "0123456789")
     monkeypatch.setattr(memory, "learn_all", lambda runs: recorded["runs"] + recorded["descents"])
     memory.main()
     kept = json.loads((tmp_path / memory_page.NUMBERS).read_text())

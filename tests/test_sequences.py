@@ -2,8 +2,6 @@
 
 import json
 import re
-import xml.etree.ElementTree as ET
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from pictures import labels
 from tqdm import tqdm
 
 from benchmarks import sequences, sequences_page
 from benchmarks.sequences_page import DENSE, EAGER, FP16, FP32, INT8, MISSED, OPEN, OWN, RAW, REACHED, RUN
 from deploy.targets import target_names
 from models.recurrent import build_cell
+from pipeline import results
 from pipeline.network import open_pytorch
 from pipeline.recipe import load_project
 from pipeline.results import _kept
@@ -224,14 +224,6 @@ def recorded() -> dict:
     return json.loads(json.dumps(facts, allow_nan=False))
 
 
-def labels(svg: str) -> Counter[str]:
-    """What the marks of a picture say, which is whole and follows light and dark."""
-    assert "prefers-color-scheme:dark" in svg and not re.search("NaN|Infinity|undefined|null", svg)
-    elements = ET.fromstring(svg).iter()
-    said = (e for e in elements if e.get("aria-label") and e.get("aria-roledescription") not in ("axis", "legend"))
-    return Counter(e.attrib["aria-label"] for e in said)
-
-
 def test_the_page_says_what_the_numbers_say(recorded: dict) -> None:
     files = sequences_page.page(recorded)
     assert set(files) == {"README.md", "length-512.svg", "length-64.svg", "batch.svg"}
@@ -271,7 +263,7 @@ def test_the_page_and_its_numbers_are_kept(tmp_path: Path, monkeypatch: pytest.M
         return told | {"absent": {f"{cell} of {units} units": "so"}}
 
     monkeypatch.setattr(sequences, "load_project", lambda: replace(load_project(ROOT / "params.yaml"), root=tmp_path))
-    monkeypatch.setattr(sequences, "commit_of", lambda root: "0123456789")
+    monkeypatch.setattr(results, "commit_of", lambda root: "0123456789")
     monkeypatch.setattr(sequences, "measure", measured)
     monkeypatch.setattr(
         sequences,

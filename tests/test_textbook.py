@@ -20,7 +20,7 @@ from benchmarks import textbook_charts as pictures
 from benchmarks.textbook_charts import CONSTANT, DECAY, WITH, WITHOUT, Curve
 from deploy.errors import Refused
 from models.mlp import MLP
-from pipeline import charts, optimisers
+from pipeline import charts, optimisers, results
 from pipeline.recipe import load_project
 
 LOOKS = 30
@@ -301,7 +301,7 @@ def test_the_page_has_each_picture_with_its_words(
         }
 
     monkeypatch.setattr(textbook, "learn_all", made_up)
-    monkeypatch.setattr(textbook, "commit_of", lambda root: "0123456789")
+    monkeypatch.setattr(results, "commit_of", lambda root: "0123456789")
     textbook.textbook(replace(load_project(ROOT / "params.yaml"), root=tmp_path, build=tmp_path / "build"))
     written = tmp_path / "results" / "textbook"
     page = (written / "README.md").read_text()
