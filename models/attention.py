@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.cells import GRU
 from models.characters import Characters
+from models.recurrent import Bidirectional
 
 CHARACTERS = 256  # a logit a byte
 MASKED = -1e4  # score of padding: exp gives exactly 0, and float16 holds it
@@ -30,8 +32,7 @@ class Encoder(nn.Module):
     def __init__(self, units: int, size: int) -> None:
         super().__init__()
         self.characters = Characters(size)
-        self.forwards = nn.GRU(size, units, batch_first=True)
-        self.backwards = nn.GRU(size, units, batch_first=True)
+        self.cells = Bidirectional("GRU", size, units)
         self.bridge = nn.Linear(2 * units, units)
 
     def forward(self, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,18 +43,12 @@ class Encoder(nn.Module):
             ``(batch, units)``, from which the decoder starts.
         """
         source = source.long()  # TensorRT compares no uint8
-        vectors = self.characters(source)  # (batch, time, size)
         length = (source != 0).sum(dim=1, keepdim=True)  # (batch, 1)
-        place = torch.arange(source.shape[1], device=source.device)[None]
-        # Each line is reversed within its own length, so that padding comes after it in both directions.
-        mirror = torch.where(place < length, length - 1 - place, place)[:, :, None]  # (batch, time, 1)
-        after = self.forwards(vectors)[0]
-        before = self.backwards(vectors.gather(1, mirror.expand(-1, -1, vectors.shape[2])))[0]
-        mirror = mirror.expand(-1, -1, after.shape[2])
-        before = before.gather(1, mirror)
-        last = after.gather(1, mirror[:, :1])[:, 0]  # the first place mirrors the last; of an empty line, itself
-        state = torch.tanh(self.bridge(torch.cat([last, before[:, 0]], dim=1)))
-        return torch.cat([after, before], dim=2), state
+        memory = self.cells(self.characters(source), length)
+        after, before = memory.chunk(2, 2)  # (batch, time, units)
+        end = (length - 1).clamp(min=0)[:, :, None].expand(-1, -1, after.shape[2])
+        state = torch.tanh(self.bridge(torch.cat([after.gather(1, end)[:, 0], before[:, 0]], dim=1)))
+        return memory, state
 
 
 class Step(nn.Module):
@@ -64,7 +59,7 @@ class Step(nn.Module):
     def __init__(self, units: int, size: int) -> None:
         super().__init__()
         self.characters = Characters(size)
-        self.gru = nn.GRU(size, units, batch_first=True)
+        self.cell = GRU(size, units)
         self.query = nn.Linear(units, 2 * units, bias=False)  # W_a
         self.combine = nn.Linear(3 * units, units, bias=False)  # W_c
         self.output = nn.Linear(units, CHARACTERS)  # W_s
@@ -83,19 +78,19 @@ class Step(nn.Module):
             ``logits`` ``(batch, 256)``, 0 = end, and ``next_state`` ``(batch, units)``.
         """
         if state is None:
-            state = memory.new_zeros(len(memory), self.gru.hidden_size)
+            state = memory.new_zeros(len(memory), self.cell.units)
         # TensorRT reshapes and compares no uint8.
         logits, state = self.write(character.long()[:, None], memory, source.long(), state)
         return logits[:, 0], state
 
     def write(self, previous: Tensor, memory: Tensor, source: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Many steps at once: ``previous`` ``(batch, steps)`` to logits ``(batch, steps, 256)`` and the last state."""
-        hidden, state = self.gru(self.characters(previous), state[None])  # (batch, steps, units), (1, batch, units)
+        hidden, state = self.cell(self.characters(previous), state)  # (batch, steps, units), (batch, units)
         score = self.query(hidden) @ memory.transpose(1, 2)  # (batch, steps, time): h_t W_a h_s
         score = score.masked_fill((source == 0)[:, None], MASKED)
         context = torch.softmax(score, dim=2) @ memory  # equation 7
         combined = torch.tanh(self.combine(torch.cat([context, hidden], dim=2)))  # equation 5
-        return self.output(combined), state[0]  # equation 6 but for its softmax, which is in the loss
+        return self.output(combined), state  # equation 6 but for its softmax, which is in the loss
 
 
 class EncoderDecoder(nn.Module):

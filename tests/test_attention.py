@@ -53,10 +53,10 @@ def test_a_character_is_told_from_those_before_it_alone(network) -> None:
 def test_the_encoder_is_pytorchs_bidirectional_gru_on_packed_sequences(network) -> None:
     encoder = network.encoder
     oracle = nn.GRU(SIZE, UNITS, batch_first=True, bidirectional=True).double()
-    for name, parameter in encoder.forwards.named_parameters():
-        getattr(oracle, name).data.copy_(parameter)
-    for name, parameter in encoder.backwards.named_parameters():
-        getattr(oracle, f"{name}_reverse").data.copy_(parameter)
+    for name, parameter in encoder.cells.forwards.named_parameters():
+        getattr(oracle, f"{name}_l0").data.copy_(parameter)
+    for name, parameter in encoder.cells.backwards.named_parameters():
+        getattr(oracle, f"{name}_l0_reverse").data.copy_(parameter)
     length = (SOURCE != 0).sum(1)
     packed = pack_padded_sequence(encoder.characters(SOURCE), length, batch_first=True, enforce_sorted=False)
     outputs, last = oracle(packed)
@@ -73,8 +73,8 @@ def test_the_step_is_the_papers_equations(network) -> None:
     logits, after = step(TARGET[:, 0], memory, SOURCE, state)
     for i, text in enumerate(SOME):
         places = memory[i, : len(text)]
-        _, h = step.gru(step.characters(TARGET[i : i + 1, :1]), state[None, i : i + 1])
-        h = h[0, 0]
+        _, h = step.cell.step(step.characters(TARGET[i : i + 1, :1])[:, 0], state[i : i + 1])
+        h = h[0]
         weight = torch.stack([h @ step.query.weight.T @ place for place in places]).softmax(0)
         context = (weight[:, None] * places).sum(0)
         attentional = torch.tanh(step.combine.weight @ torch.cat([context, h]))

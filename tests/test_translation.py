@@ -145,7 +145,7 @@ def read_by_hand(encoder: Encoder, source: np.ndarray) -> tuple[torch.Tensor, to
     lengths = [int((line != 0).sum()) for line in source]
     for line, length in zip(mirrored, lengths):
         line[:length] = line[:length].flip(0)
-    after, before = encoder.forwards(vectors)[0], encoder.backwards(mirrored)[0]
+    after, before = encoder.cells.forwards(vectors)[0], encoder.cells.backwards(mirrored)[0]
     for line, length in zip(before, lengths):
         line[:length] = line[:length].flip(0)
     last = torch.stack([line[max(0, length - 1)] for line, length in zip(after, lengths)])
