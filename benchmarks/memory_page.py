@@ -110,7 +110,7 @@ def gradient_table(gradients: Mapping[str, Sequence[Told]]) -> str:
 
 
 def gradient_sentence(gradients: Mapping[str, Sequence[Told]]) -> str:
-    """What is left after all steps: of the cells as they start, and of Elman's starts."""
+    """What is left after all steps of the cells as they start, and where there is more of it than after one."""
     own = [each for each in gradients["cells"] if each["start"] == OWN]
     most, least = max(own, key=lambda each: each["norm"][-1]), min(own, key=lambda each: each["norm"][-1])
     steps = len(own[0]["norm"])
@@ -118,8 +118,8 @@ def gradient_sentence(gradients: Mapping[str, Sequence[Told]]) -> str:
         f"Of the cells as they start, {called(most)} keeps the most of a gradient over {steps} steps, "
         f"{most['norm'][-1]:.1g}, and {called(least)} the least, {least['norm'][-1]:.1g}."
     )
-    grows = [called(each) for each in gradients["Elman"] if each["norm"][-1] > each["norm"][0]]
-    return text + (f" It grows with the distance in {_names(grows)}." if grows else " It grows in none of Elman's.")
+    grows = {called(each) for of in gradients.values() for each in of if each["norm"][-1] > each["norm"][0]}
+    return text + (f" It grows with the distance in {_names(sorted(grows))}." if grows else " It grows in none.")
 
 
 def descent_table(descents: Sequence[Told], settings: Told) -> str:

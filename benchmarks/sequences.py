@@ -6,7 +6,7 @@ The cells of ``models/cells.py``, as many inputs as units and weights as they st
 form that the stages make for a processor. What is compared is timed in turn in one process, in random order in each
 round: the deployed forms with the cell in PyTorch and with PyTorch's own layer of the same weights; a sequence with a
 dense layer of as many products, which takes all places at once, as an image's; the project's own ``run`` with
-onnxruntime alone; and the cells that are written out in int8, of several sizes, with their operators in fp32. Writes
+onnxruntime alone; and the cells that have an int8 form, of several sizes, with their operators in fp32. Writes
 ``results/sequences/``, and the page's numbers.
 """
 
@@ -47,7 +47,7 @@ PYTORCHS = {"Elman": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # PyTorch's layers
 UNITS = (512, 64)
 LENGTHS = (1, 8, 32, 128)
 BATCHES, LENGTH = (1, 4, 16, 64), 32  # of the largest cells, at this length
-WRITTEN_OUT, SIZES = ("Elman", "GRU"), (96, 256, 384, 512)  # in int8 whether the stage would make it or not
+IN_INT8, SIZES = ("Elman", "GRU", "LSTM"), (96, 256, 384, 512)  # whether the stage would make it or not
 OUTPUTS = ("outputs", "next_state")
 FEW = 4  # sequences that int8 is calibrated on and fp16's ranges are taken from
 SECONDS, ROUNDS = 3.0, (32, 400)  # of each comparison's timed rounds: about, and at least and most
@@ -238,7 +238,7 @@ def measure(cell: str, units: int, folder: Path, bar: Any) -> dict[str, Any]:
 
 
 def measure_size(cell: str, units: int, folder: Path) -> list[dict[str, Any]]:
-    """Rows of one cell in fp32 and written out in int8, whatever its size: at one step, and at ``LENGTH``."""
+    """Rows of one cell in fp32 and in int8, whatever its size: at one step, and at ``LENGTH``."""
     torch.manual_seed(0)
     sequence = Sequence(cell, units).eval()
     graph = export(sequence, folder)
@@ -270,7 +270,7 @@ def main() -> None:
     facts = here(root) | {"settings": settings(), "lengths": [], "batches": [], "steps": [], "sizes": []}
     facts["absent"] = elsewhere(facts["host"])
     each = len(CELLS) * (len(LENGTHS) + 1)
-    total = len(UNITS) * each + len(CELLS) * len(BATCHES) + len(WRITTEN_OUT) * len(SIZES)
+    total = len(UNITS) * each + len(CELLS) * len(BATCHES) + len(IN_INT8) * len(SIZES)
     with tqdm(total=total, unit=" comparison", disable=None) as bar:
         for units in UNITS:
             for cell in CELLS:
@@ -280,7 +280,7 @@ def main() -> None:
                 for key in ("lengths", "batches", "steps"):
                     facts[key] += told[key]
                 facts["absent"] |= told["absent"]
-        for cell, units in itertools.product(WRITTEN_OUT, SIZES):
+        for cell, units in itertools.product(IN_INT8, SIZES):
             bar.set_description(f"{cell} in int8, {units} units")
             with tempfile.TemporaryDirectory() as folder:
                 facts["sizes"] += measure_size(cell, units, Path(folder))

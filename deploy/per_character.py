@@ -26,7 +26,7 @@ def answer(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> dict[str, n
     parts = []
     for start in range(0, len(text), BATCH):
         rows = text[start : start + BATCH]
-        length = int((rows != 0).sum(axis=1).max())
+        length = max(1, int((rows != 0).sum(axis=1).max()))  # of empty texts, a padding: no graph reads nothing
         logits = runs["network"]({"text": rows[:, :length]})["logits"]
         parts.append(np.pad(logits, ((0, 0), (0, text.shape[1] - length), (0, 0))))
     logits = np.concatenate(parts)
@@ -47,7 +47,7 @@ def requests(runs: dict[str, Run], examples: dict[str, np.ndarray]) -> list[Call
     """One call a text, at batch 1, as long as the text is."""
     text = examples["text"]
     return [
-        partial(runs["network"], {"text": text[i : i + 1, :length]})
+        partial(runs["network"], {"text": text[i : i + 1, : max(1, length)]})
         for i, length in enumerate((text != 0).sum(axis=1).tolist())
     ]
 

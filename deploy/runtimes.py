@@ -58,16 +58,34 @@ def open_onnxruntime(
             f"Install the CUDA and cuDNN that onnxruntime-gpu {onnxruntime.__version__} was built with."
         )
     expected = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in session.get_inputs())
+    axes = [(i.name, axis, n) for i in session.get_inputs() for axis, n in enumerate(i.shape) if isinstance(n, str)]
     answer = _on_cuda(onnxruntime, session, name, hindered, told) if device == "cuda" else _on_cpu(session)
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
+            _check_sizes(inputs, axes)
             return answer(inputs)
         except Exception as error:
             came = ", ".join(f"{name}: {array.dtype} {list(array.shape)}" for name, array in inputs.items())
             raise Refused(f"{name}: got {came}; expected {expected} ({error})") from None
 
     return run
+
+
+def _check_sizes(inputs: dict[str, np.ndarray], axes: list[tuple[str, int, str]]) -> None:
+    """Raise where an axis is empty, or one name has two sizes: onnxruntime 1.31 checks neither.
+
+    Its LSTM and RNN forget their state over no steps, its GRU ends the process; and a state of another batch is
+    broadcast wherever a cell is a loop.
+    """
+    sizes: dict[str, int] = {}
+    for name, axis, called in axes:
+        if name in inputs and axis < inputs[name].ndim:
+            came = inputs[name].shape[axis]
+            if not came:
+                raise ValueError(f"{called} of {name} is 0, 1 or more was expected; leave the call out")
+            if sizes.setdefault(called, came) != came:
+                raise ValueError(f"{called} of {name} is {came}, that of another input {sizes[called]}; make them one")
 
 
 def _options(onnxruntime: ModuleType, device: str, optimise: bool) -> Any:

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         length = (source != 0).sum(dim=1, keepdim=True)  # (batch, 1)
         memory = self.cells(self.characters(source), length)
         after, before = memory.chunk(2, 2)  # (batch, time, units)
-        end = (length - 1).clamp(min=0)[:, :, None].expand(-1, -1, after.shape[2])
+        end = torch.where(length > 0, length - 1, 0)[:, :, None].expand(-1, -1, after.shape[2])
         state = torch.tanh(self.bridge(torch.cat([after.gather(1, end)[:, 0], before[:, 0]], dim=1)))
         return memory, state
 

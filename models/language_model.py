@@ -48,10 +48,15 @@ class LanguageModel(nn.Module):
 
         Returns:
             Logits ``(batch, time, 256)`` of the byte after each, and the next state ``(batch, layers, width)``.
+
+        Raises:
+            ValueError: in training, a text that is no whole number of windows.
         """
         vectors = self.characters(text)
         if self.training:
             batch, time, size = vectors.shape
+            if time % self.window:
+                raise ValueError(f"window: {self.window} came, a divisor of a text's {time} bytes was expected")
             outputs, after = self.cells(vectors.reshape(-1, self.window, size))
             return self.output(self.dropout(outputs).reshape(batch, time, -1)), after
         outputs, after = self.cells(vectors, state)

@@ -45,6 +45,7 @@ def to_fp16(fp32: Path, ranges: dict[str, list[float]]) -> tuple[bytes, dict[str
         for node in model.graph.node
         if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
     }
+    _say_outputs_apart(model.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells of each weight below float16's smallest, which becomes that
         converted = float16.convert_float_to_float16(
@@ -59,6 +60,17 @@ def to_fp16(fp32: Path, ranges: dict[str, list[float]]) -> tuple[bytes, dict[str
     inferred = onnx.shape_inference.infer_shapes(converted)
     check_model(inferred, fp32)
     return inferred.SerializeToString(), {"float32": kept}
+
+
+def _say_outputs_apart(graph: onnx.GraphProto) -> None:
+    """An output that nodes read too becomes an Identity's: else the converter hands them its float32."""
+    read = {name for node in graph.node for name in node.input}
+    for name in [output.name for output in graph.output if output.name in read]:
+        inside = f"{name} inside"
+        for node in graph.node:
+            node.input[:] = [inside if each == name else each for each in node.input]
+            node.output[:] = [inside if each == name else each for each in node.output]
+        graph.node.append(onnx.helper.make_node("Identity", [inside], [name], f"{name} said"))
 
 
 def check_model(model: onnx.ModelProto, source: Path) -> None:

@@ -62,8 +62,7 @@ WEIGHTS: dict[str, dict[str, dict[str, Any]]] = {
 # An LSTM's weights become int8 whatever is asked for (onnxruntime 1.31), and 8 bits saturate without VNNI.
 DYNAMIC: dict[str, dict[str, Any]] = {"7-bit int8 a channel": NARROW}
 # Units from which a GRU or RNN is the faster in int8: `python -m benchmarks.sequences`, the last table of
-# results/sequences/README.md. On a processor measured earlier a GRU of 512 units took 0.94 of the time at 1 step and
-# 0.68 at 32, and one below 256 was slower.
+# results/sequences/README.md.
 WINS_FROM = 384
 
 Feeds = list[dict[str, np.ndarray]]
@@ -143,7 +142,7 @@ def _stay_float(model: onnx.ModelProto, recurrent: list[onnx.NodeProto], precisi
         elif node.op_type == "LSTM":
             why = ""
         elif node.op_type not in RECURRENT:
-            why = "it is a loop, and the quantizer reads no graph inside a graph"
+            why = "the quantizer reads no graph inside a graph"
         elif "LSTM" in kinds:
             why = "it is beside an LSTM, whose graph is quantized while it runs, by a quantizer that has no other cell"
         else:

@@ -1,6 +1,6 @@
 """``make results`` and ``make bench``: keep what this host measured, and bring the README's tables up to it.
 
-The only writer of ``results/``. Not a stage: a run elsewhere must not change what is committed.
+What a board measured is written by ``verify --from``. Not a stage: a run elsewhere must not change what is committed.
 """
 
 import re

@@ -240,6 +240,14 @@ def uniform(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"logits": np.zeros((*inputs["text"].shape, 256)), "next_state": np.zeros((len(inputs["text"]), 1))}
 
 
+def test_a_window_that_does_not_divide_a_text_is_refused() -> None:
+    """Else windows would go from one text into the next wherever a batch comes to a whole number of them."""
+    network = LanguageModel("GRU", size=4, units=5, layers=1, window=6).train()
+    with pytest.raises(ValueError, match="window: 6 came, a divisor of a text's 16 bytes was expected"):
+        network(torch.ones(3, 16, dtype=torch.uint8))
+    assert network(torch.ones(2, 18, dtype=torch.uint8))[0].shape == (2, 18, 256)
+
+
 def test_uniform_and_broken_runs() -> None:
     text = np.frombuffer(b"x = 1\n" * 30, np.uint8).reshape(2, -1)
     answers = task.answer({"network": uniform}, {"text": text})

@@ -101,6 +101,25 @@ def test_without_the_ranges_that_graph_overflows(tmp_path: Path) -> None:
     assert np.isinf(answers).all()
 
 
+def test_an_output_that_the_graph_reads_too_is_converted(tmp_path: Path) -> None:
+    """The converter would hand the reader its float32, and weights in float16 beside it."""
+    value = helper.make_tensor_value_info
+    weights = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["memory"], "read"),
+        helper.make_node("Gemm", ["memory", "w"], ["state"], "bridge"),
+    ]
+    ends = [value(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "memory", "state")]
+    graph = helper.make_graph(nodes, "both", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "x.onnx")
+    half, facts = to_fp16(tmp_path / "x.onnx", {})
+    x = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    came = open_onnxruntime(half)({"x": x})
+    assert list(came) == ["memory", "state"] and facts == {"float32": []}
+    np.testing.assert_allclose(came["memory"], x @ weights, rtol=0, atol=2e-2)
+    np.testing.assert_allclose(came["state"], x @ weights @ weights, rtol=0, atol=5e-2)
+
+
 def test_a_weight_beyond_fp16_is_not_clipped(tmp_path: Path) -> None:
     onnx.save(large(1e6), tmp_path / "large.onnx")
     model, facts = to_fp16(tmp_path / "large.onnx", {"grown": [0.0, 0.0]})
@@ -184,7 +203,8 @@ def test_the_candidate_that_wins_is_the_best_on_select(project: Project) -> None
 def test_a_graph_with_nothing_to_quantize_is_refused_by_name(tmp_path: Path) -> None:
     onnx.save(large(2.0), tmp_path / "large.onnx")
     with pytest.raises(
-        Nothing, match=r"large\.onnx: no Conv, Gemm, MatMul, LSTM in it to quantize; it has Div, Identity, Mul"
+        Nothing,
+        match=r"large\.onnx: no Conv, Gemm, MatMul, LSTM, GRU, RNN in it to quantize; it has Div, Identity, Mul",
     ):
         to_int8(tmp_path / "large.onnx", "int8-cpu", [], lambda path: (0.0, 0.0), True)
 

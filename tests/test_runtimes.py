@@ -207,6 +207,20 @@ def test_only_so_many_shapes_have_a_graph(graph: Path, monkeypatch: pytest.Monke
     assert len(gpu.captured) == GRAPHS == told.replays
 
 
+def test_no_items_are_refused_and_one_name_has_one_size(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"got image: uint8 \[0, 1, 8, 8\].*batch of image is 0, 1 or more was expected"):
+        open_onnxruntime(graph)({"image": images(0, 0)})
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in "xyz"]
+    made = helper.make_graph([helper.make_node("Add", ["x", "y"], ["z"])], "sum", ends[:2], ends[2:])
+    run = open_onnxruntime(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    one, four = np.ones((1, 2), np.float32), np.ones((4, 2), np.float32)
+    assert run({"x": four, "y": four})["z"].shape == (4, 2)
+    with pytest.raises(Refused, match="batch of y is 4, that of another input 1; make them one"):
+        run({"x": one, "y": four})  # onnxruntime would broadcast
+
+
 @pytest.mark.parametrize(
     ("gpu", "said", "opens"),
     [

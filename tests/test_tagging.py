@@ -165,3 +165,19 @@ def test_a_character_of_several_bytes_is_counted_once() -> None:
     logits[:, :, 2] = 1
     statistics = task.observe({"logits": logits}, {"text": text, "token": np.full((1, 5), 2)})
     assert statistics.tolist() == [[0, 0, 2, 0, 0, 0, 0, 0, 0]]
+
+
+def test_empty_texts_are_asked_for_one_padding_and_have_no_answer() -> None:
+    """No graph reads nothing: of no steps a recurrent operator makes what it likes."""
+    lengths: list[int] = []
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        lengths.append(inputs["text"].shape[1])
+        return constant(inputs)
+
+    empty = {"text": np.zeros((3, 12), np.uint8)}
+    logits = task.answer({"network": run}, empty)["logits"]
+    assert logits.shape == (3, 12, CLASSES) and not logits.any()
+    for request in task.requests({"network": run}, empty):
+        request()
+    assert lengths == [1, 1, 1, 1]
