@@ -163,8 +163,9 @@ def alike(there: dict[str, Any], here: dict[str, Any], target: str) -> None:
 def test_on_arm_the_scores_are_this_machines(on_arm: Measured, here: Measured, recipe: str) -> None:
     there = on_arm[recipe]
     assert there["targets"].keys() == here[recipe]["targets"].keys()
-    assert len(there["targets"]) == 2 + (recipe in IN_INT8)
-    for target in there["targets"]:
+    measured = [target for target, row in there["targets"].items() if not row["reason"]]
+    assert len(measured) == 2 + (recipe in IN_INT8)
+    for target in measured:
         alike(there, here[recipe], target)
 
 

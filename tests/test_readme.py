@@ -116,7 +116,10 @@ def test_what_the_pages_bring_has_a_report_with_verdicts(brought: Path) -> None:
     assert set(verdicts) == {"my_table", "my_diary", "my_photos", "my_keras", "mine"}
     for name, recipe in verdicts.items():
         here = {target: row for target, row in recipe["targets"].items() if row["deployed"] is not None}
-        assert {"onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16", "onnxruntime-cpu-int8"} <= set(here)
+        wanted = {"onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16"}
+        if name != "my_diary":  # its GRU is small: int8 is refused
+            wanted.add("onnxruntime-cpu-int8")
+        assert set(here) == wanted
         assert here["onnxruntime-cpu-fp32"]["verdict"] == "PASS", name
     html = (brought / "build" / "report.html").read_text()
     assert "Its weights were brought, not trained here." in html and "Its graph was brought, not trained here." in html

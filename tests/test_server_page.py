@@ -229,7 +229,7 @@ def test_only_the_newest_drawing_waits(browser: Browser, root: str) -> None:
     draw(page, DIGITS["0"])
     expect(page.locator("#draw [role=status]")).to_have_text("fp32: 0, fp16: 0, int8: 0", timeout=10_000)
     assert page.evaluate("most") == 1
-    assert 3 <= sum("gorner_digits" in url for url in page.asked) <= 40  # and 120 moves
+    assert 3 <= sum("gorner_digits" in url for url in page.asked) <= 90  # and 120 moves, of three precisions each
     page.context.close()
 
 
