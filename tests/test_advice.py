@@ -23,10 +23,12 @@ from deploy.targets import engine_targets, targets
 from deploy.tasks import load_task
 from deploy.tasks.metric import Metric
 from deploy.trt import load_tensorrt
+from models.sequence_classifier import RowClassifier
 from pipeline import intervals
 from pipeline import judge as judging
 from pipeline.absent import measure_by
 from pipeline.advice import CAUSE, Advice, advice, paragraph
+from pipeline.export import to_onnx
 from pipeline.int8 import to_int8
 from pipeline.judge import causes, judge, unmeasured
 from pipeline.recipe import Budget
@@ -460,6 +462,12 @@ def reasons(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(Refused) as refused:
             to_int8(tmp_path / "g.onnx", "int8-tensorrt", [], lambda _: (0.0, 0.0), True)
         found[str(refused.value)] = expected
+    rows = RowClassifier((1, 4, 4), 3, "GRU", units=5).eval()
+    image = {"image": np.zeros((2, 1, 4, 4), np.float32)}
+    onnx.save(to_onnx(rows, image, ("logits",)), tmp_path / "g.onnx")
+    with pytest.raises(Refused) as small:
+        to_int8(tmp_path / "g.onnx", "int8-cpu", [], lambda _: (0.0, 0.0), True)
+    found[str(small.value)] = "Deploy fp32, and take int8-cpu out of the recipe's `precisions:`"
     return found
 
 
@@ -471,7 +479,7 @@ def test_each_reason_has_what_would_measure_it_or_says_that_nothing_would(
     for reason, expected in given.items():
         assert expected in measure_by(reason), reason
         assert ("No command would measure it" in measure_by(reason)) == (
-            "has no int8 form" in reason or "to quantize" in reason
+            "has no int8 form" in reason or "to quantize" in reason or "not be an int8 network" in reason
         )
         text = told(judged({**INT8, "device": "cpu", "reason": reason}, siblings=False))
         assert "@RECIPE" not in text and text.count("dvc repro") <= 2
