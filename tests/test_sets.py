@@ -16,6 +16,7 @@ from server import Request, serving
 from deploy.files import read_json
 from pipeline.check import check
 from pipeline.datasets import load_dataset
+from pipeline.int8 import WINS_FROM
 from pipeline.recipe import load_project
 
 MIRROR = os.environ.get("PLUMBLINE_MIRROR")
@@ -51,7 +52,10 @@ def test_the_zoo_has_every_cell_in_every_form() -> None:
     recipes = load_project(ROOT / "zoo" / "sequences" / "params.yaml").recipes.values()
     made = Counter((recipe.network.class_, recipe.network.arguments["cell"]) for recipe in recipes)
     forms, cells = ("RowClassifier", "Tagger", "LanguageModel"), ("Elman", "Jordan", "LSTM", "PeepholeLSTM", "GRU")
-    assert made == dict.fromkeys(product(forms, cells), 1)
+    large = [("RowClassifier", cell) for cell in ("LSTM", "GRU", "Elman")]  # also so large that int8 gains
+    assert made == Counter([*product(forms, cells), *large])
+    units = [recipe.network.arguments["units"] for recipe in recipes]
+    assert sum(each >= WINS_FROM for each in units) == len(large)
 
 
 @pytest.mark.slow
