@@ -17,7 +17,8 @@ Deviations:
 2. Elman and Jordan squash by tanh, where the sources have the logistic function.
 3. GRU applies the reset gate after the recurrent product (Cho et al. before it), as PyTorch and ONNX's
    ``linear_before_reset = 1`` do.
-4. Jordan's output feeds back as it is; the source adds ``mu`` times what fed back before (its equation 2, mu = 0 here).
+4. Jordan's output feeds back as it is; the source adds ``mu`` times what fed back before (``mu`` = 0 here).
+5. The peephole LSTM squashes its memory by tanh on the way out, as the LSTM before it and ONNX's; the source does not.
 """
 
 from typing import Any
