@@ -18,9 +18,9 @@ OF_GRAPHS = [
         r"No command would measure it: TensorRT has no int8 form of a recurrent layer (LSTM, GRU, RNN). Deploy \1.",
     ),
     (
-        r"would not be an int8 network. Deploy fp32 there",
-        r"No command would measure it: a recurrent layer in it has no int8 form that would be faster. Deploy fp32, "
-        r"and take int8-cpu out of the recipe's `precisions:`.",
+        r"would not be an int8 network\. Deploy fp32 there",
+        r"No command would measure it: a recurrent layer in it would stay float32. Deploy fp32, and take int8-cpu "
+        r"out of the recipe's `precisions:`.",
     ),
     (
         r"to quantize; it has.*Take (\S+) out",
